@@ -1,0 +1,1 @@
+"""pmemx: distil, bank, compose and measure parametric memory in LoRA experts of a frozen language model."""

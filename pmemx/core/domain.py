@@ -1,0 +1,104 @@
+"""What an expert learns from: examples, the domain they form, and the corpus of all domains of a run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pmemx.core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its exact answer.
+
+    document: what a teacher reads in context before the prompt; empty when the prompt stands alone.
+    group: the unit of splits and of statistics (usually one document); intervals are clustered by it.
+    form: the phrasing of the prompt ("question-3"), so that scores can be reported form by form.
+    """
+
+    id: str
+    prompt: str
+    response: str
+    document: str = ""
+    group: str = ""
+    form: str = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text that an expert may absorb whole; `paraphrases` say the same in other words and order."""
+
+    id: str
+    text: str
+    paraphrases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A named body of examples in three disjoint splits.
+
+    train holds the prompts that a distillation may show (reliability is measured on them); test holds
+    phrasings or items that no training sees (generality). chance is the exact-match rate of a guesser that knows the
+    form of an answer and nothing else. instruction tells in one line what the domain is about.
+    """
+
+    name: str
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    documents: tuple[Document, ...] = ()
+    chance: float = 0.0
+    family: str = "text"
+    instruction: str = ""
+
+    def __post_init__(self) -> None:
+        for split in ("train", "test"):
+            if not getattr(self, split):
+                raise DataError(f"domain {self.name!r} has no {split} example; give it one or leave the domain out")
+
+    @property
+    def has_documents(self) -> bool:
+        """True when every training prompt comes with the document that answers it."""
+        return all(example.document for example in self.train)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """All domains of a run, with the two bodies of text that belong to no domain.
+
+    general: the base model's own text; its train split may be used as locality prompts and to teach a
+    gate to abstain, its test split measures forgetting. unknown: prompts in the manner of the domains that no
+    expert can answer; a gate should send them to no expert (responses may be empty).
+    """
+
+    domains: tuple[Domain, ...]
+    general: Domain
+    unknown: Domain | None = None
+
+    def __post_init__(self) -> None:
+        names = [domain.name for domain in self]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise DataError(f"domain names must be unique, but {', '.join(twice)} occur more than once; rename one")
+
+    def __iter__(self) -> Iterator[Domain]:
+        """Every domain, then general text, then the unknown prompts where there are any."""
+        yield from self.domains
+        yield self.general
+        if self.unknown is not None:
+            yield self.unknown
+
+    def domain(self, name: str) -> Domain:
+        """The domain of that name, general and unknown included."""
+        for domain in self:
+            if domain.name == name:
+                return domain
+        raise DataError(f"no domain {name!r}; there are {', '.join(d.name for d in self)}")
+
+
+class DomainSource(ABC):
+    """Where a corpus comes from: a generator, files, or a Hub dataset. A frozen dataclass of settings."""
+
+    @abstractmethod
+    def load(self) -> Corpus:
+        """Read or generate the corpus; the same settings give the same corpus."""

@@ -1,0 +1,159 @@
+"""Intervals and tests for clustered, paired evaluations: questions about one document are not independent (arXiv:2411.00640)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+Interval = tuple[float, float]
+Sums = list[Float[np.ndarray, "column resample"]]
+Statistic = Callable[[Sums], Float[np.ndarray, " resample"]]
+
+
+def cluster_sums(groups: Sequence[str], *columns: Sequence[float]) -> Float[np.ndarray, "column cluster"]:
+    """Sum of each column over the rows of each group, groups in sorted order.
+
+    The sums are correctly rounded, so that the order of rows cannot change a bit of what follows.
+    """
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    sums = [[math.fsum(column[row] for row in members[group]) for group in sorted(members)] for column in columns]
+    return np.array(sums, dtype=float).reshape(len(columns), len(members))
+
+
+def ratio(sums: Sums) -> Float[np.ndarray, " resample"]:
+    """Column 0 over column 1, averaged over the strata: the score of each domain, each domain counting once."""
+    return np.mean([stratum[0] / stratum[1] for stratum in sums], axis=0)
+
+
+def estimate(strata: Sequence[Float[np.ndarray, "column cluster"]], statistic: Statistic = ratio) -> float:
+    """The statistic of the whole sample."""
+    return float(statistic([stratum.sum(axis=1, keepdims=True) for stratum in strata])[0])
+
+
+def interval(
+    strata: Sequence[Float[np.ndarray, "column cluster"]],
+    statistic: Statistic = ratio,
+    *,
+    bounds: Interval | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval | None:
+    """Percentile bootstrap interval of a statistic of sums, resampling whole clusters within each stratum.
+
+    All columns of a cluster move together, so differences between methods are paired. Quantiles are widened to
+    the t distribution and by n/(n-1), without which the interval of a few clusters is too short (Hesterberg 2015,
+    arXiv:1411.5279, section 5.3).
+
+    bounds: the least and the greatest value that one cluster can have. When every cluster agrees on one value the
+    bootstrap collapses to a point, which claims too much; with bounds the answer is then what the share w of
+    disagreeing clusters can still do, w being the Wilson bound on 0 of n clusters (for a rate of 0 or 1 this
+    is the Wilson interval on the number of clusters); None if a bound is infinite. Without bounds the point stands:
+    give none only where agreement is certain by construction.
+
+    None where no interval can be given: a stratum with a single cluster, or a resample for which the statistic is
+    not finite.
+    """
+    sizes = [stratum.shape[1] for stratum in strata]
+    if not sizes or min(sizes) < 2:
+        return None
+
+    def resampled(*indices: np.ndarray, axis: int) -> np.ndarray:
+        # scipy resamples positions of clusters: sums are then exact for any number of columns, paired by position.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return statistic([s[:, np.atleast_2d(i)].sum(axis=2) for s, i in zip(strata, indices, strict=True)])
+
+    found = stats.bootstrap(
+        [np.arange(size) for size in sizes],
+        resampled,
+        n_resamples=resamples,
+        vectorized=True,
+        method="percentile",
+        confidence_level=_widened(confidence, sizes),
+        rng=np.random.default_rng(seed),
+    )
+    if not np.isfinite(found.bootstrap_distribution).all():
+        return None
+    low, high = (float(np.squeeze(end)) for end in found.confidence_interval)
+    if bounds is not None and high - low <= 1e-12 * max(1.0, abs(low)):
+        share = wilson(0, sum(sizes), confidence=confidence)[1]
+        low, high = low - share * max(0.0, low - bounds[0]), high + share * max(0.0, bounds[1] - high)
+        return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+    return low, high
+
+
+def _widened(confidence: float, sizes: Sequence[int]) -> float:
+    freedom = sum(sizes) - len(sizes)
+    quantile = stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(sum(sizes) / freedom)
+    return min(float(1 - 2 * stats.norm.sf(quantile)), 1 - 1e-9)
+
+
+def wilson(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
+    """Wilson score interval of a proportion of n independent trials."""
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} trials is no proportion; give 0 <= successes <= n and n >= 1")
+    z2 = float(stats.norm.ppf((1 + confidence) / 2)) ** 2
+    centre = successes + z2 / 2
+    half = math.sqrt(z2 * (successes * (n - successes) / n + z2 / 4))
+    return max(0.0, (centre - half) / (n + z2)), min(1.0, (centre + half) / (n + z2))
+
+
+def sign_flip(differences: Sequence[float], *, resamples: int = 9999, seed: int = 0) -> float | None:
+    """Two-sided p-value of "the sign of each cluster's summed difference is a coin flip".
+
+    Exact while 2^clusters is at most `resamples`, otherwise by that many random flips. None with a single cluster.
+    """
+    if len(differences) < 2:
+        return None
+    total = stats.permutation_test(
+        (np.asarray(differences, dtype=float),),
+        lambda sample, axis: sample.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        alternative="two-sided",
+        rng=np.random.default_rng(seed),
+    )
+    return min(1.0, float(total.pvalue))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first on the same questions, per unit of the denominator, with interval and p-value."""
+
+    value: float
+    interval: Interval | None
+    p: float | None
+    n: int
+    clusters: int
+
+
+def paired_difference(
+    groups: Sequence[str],
+    first: Sequence[float],
+    second: Sequence[float],
+    units: Sequence[float] | None = None,
+    *,
+    bounds: Interval | None = None,
+    seed: int = 0,
+) -> Difference:
+    """Sum of second minus first over the sum of units (1 a question unless given, tokens for a loss).
+
+    Row k of both is the same question. The interval resamples groups, the p-value flips the signs of groups.
+    bounds as in `interval`; without them the difference of a method with itself is 0 with interval (0, 0).
+    """
+    units = [1.0] * len(groups) if units is None else units
+    gaps = [b - a for a, b in zip(first, second, strict=True)]
+    sums = cluster_sums(groups, gaps, units)
+    return Difference(
+        estimate([sums]),
+        interval([sums], bounds=bounds, seed=seed),
+        sign_flip(sums[0].tolist(), seed=seed),
+        len(groups),
+        sums.shape[1],
+    )

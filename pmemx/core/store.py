@@ -1,0 +1,54 @@
+"""The interface of a bank on disk: immutable versions under names, with tags that move."""
+
+from abc import ABC, abstractmethod
+
+from pmemx.core.block import CapabilityBlock
+from pmemx.core.card import Version
+
+__all__ = ["Store", "Version"]
+
+
+class Store(ABC):
+    """Content-addressed blocks. A reference is a name (its latest version), "name@3", "name@tag", or a digest."""
+
+    @abstractmethod
+    def put(self, block: CapabilityBlock) -> Version:
+        """Add a version; a block equal to the latest version of its name adds nothing and returns that version."""
+
+    @abstractmethod
+    def get(self, reference: str, *, base: str | None = None) -> CapabilityBlock:
+        """The block behind a reference; base, where given, is the fingerprint that its card must carry.
+
+        Raises UnknownBlock, CorruptBlock when the bytes are not those that were put, IncompatibleBlock for another base.
+        """
+
+    @abstractmethod
+    def find(self, reference: str) -> Version:
+        """The version behind a reference, without reading its weights."""
+
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Names with at least one version, sorted."""
+
+    @abstractmethod
+    def history(self, name: str) -> tuple[Version, ...]:
+        """Versions of a name, oldest first."""
+
+    @abstractmethod
+    def tag(self, reference: str, tag: str) -> Version:
+        """Point a tag of the block's name at a version."""
+
+    @abstractmethod
+    def tags(self, name: str) -> dict[str, int]:
+        """Tags of a name and the version numbers they point at."""
+
+    @abstractmethod
+    def rollback(self, name: str, number: int) -> Version:
+        """Add a new latest version with the bytes of an earlier one; the history is kept whole.
+
+        Where the latest version has those bytes already, it is returned and nothing is added.
+        """
+
+    @abstractmethod
+    def verify(self) -> tuple[str, ...]:
+        """Check every stored byte; one line per finding, none when the store is sound."""

@@ -1,0 +1,1 @@
+"""Distillation objectives: what makes an expert out of examples."""

@@ -1,0 +1,1 @@
+"""Experts at work inside a frozen model: attach, route, generate, detach."""

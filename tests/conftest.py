@@ -1,0 +1,18 @@
+"""One thread, no network, no tracking, and shapes checked at run time in every test."""
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+}
+
+import jaxtyping
+import torch
+
+torch.set_num_threads(1)
+# Must stand before the first import of pmemx. An int may pass for a float, as in PEP 484.
+jaxtyping.install_import_hook("pmemx", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
