@@ -13,6 +13,10 @@ class Adapter(ABC):
     """How an expert is parametrised while it is trained. A frozen dataclass of settings."""
 
     @abstractmethod
+    def widened(self, factor: int) -> "Adapter":
+        """The same adapter with `factor` times the rank at the same scale: as many parameters as `factor` experts."""
+
+    @abstractmethod
     def inject(self, model: nn.Module, seed: int) -> nn.Module:
         """The model with one trainable adapter in float32, its base frozen; the model itself is changed in place.
 

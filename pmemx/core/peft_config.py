@@ -20,7 +20,7 @@ _BEYOND_FACTORS = {
     "arrow_config": "it routes among other adapters; import those adapters one by one and choose a gate",
     "kasa_config": "KaSA truncates the base's weights; retrain with kasa_config=None",
     "monteclora_config": "MonteCLoRA samples its factors; retrain with monteclora_config=None",
-    "velora_config": "VeLoRA compresses activations while it trains; set velora_config to null if it is only to be run",
+    "velora_config": "VeLoRA keeps buffers of its own; retrain with velora_config=None",
     "megatron_config": "it belongs to tensor-parallel Megatron layers; gather it into an ordinary adapter first",
 }
 # Fields that choose sites, ranks and scales (read below), or that act on training and book-keeping alone.

@@ -16,6 +16,8 @@ from pmemx.core.peft_config import adapted_sites, generated_config, rank_and_sca
 
 CONFIG, WEIGHTS, PASSPORT = "adapter_config.json", "adapter_model.safetensors", "pmemx.json"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# PEFT saves these unasked when the head is adapted or the vocabulary has another size than the checkpoint's.
+_COPIES = ("embed_tokens.weight", "lm_head.weight", "lm_head.base_layer.weight")
 _PASSPORT_FIELDS = ("name", "domain", "base", "base_name", "licence", "made_by")
 
 
@@ -139,6 +141,8 @@ def _leftovers(file: FactorFile) -> list[str]:
         meaning = "adapted embeddings, which no linear layer can carry; retrain without embeddings in target_modules"
     elif any("lora_magnitude" in name for name in file.others):
         meaning = "DoRA magnitudes; retrain with use_dora=False"
+    elif all(name.endswith(_COPIES) for name in file.others):
+        meaning = "embeddings or head of the base; if they are unchanged, save again with save_embedding_layers=False"
     return [f"{len(file.others)} tensors are left over ({shown}): {meaning}"]
 
 

@@ -1,6 +1,5 @@
 """Stages and the workspace they share: a run folder, a seed, a progress reporter and a ledger."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -8,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from pmemx.core.card import Version
 from pmemx.core.metric import Figure
+from pmemx.core.record import BaseEntry, BlockEntry, CurvePoint, append_curve, read_curves
 
 
 @runtime_checkable
@@ -38,41 +39,35 @@ def silent(label: str, *, total: int | None = None) -> Iterator[Advance]:
 
 @dataclass(frozen=True)
 class MetricsLog:
-    """A file of one JSON object a line: {"stage", "domain", "step", "name", "value"}."""
+    """The metrics.jsonl of a run folder; may be sent to another process."""
 
-    path: Path
+    folder: Path
 
-    def write(self, stage: str, values: Mapping[str, float], *, domain: str = "", step: int = 0) -> None:
-        """Append one row a value. One write a call, so that parallel processes may share the file."""
-        rows = (
-            {"stage": stage, "domain": domain, "step": step, "name": name, "value": float(value)}
-            for name, value in values.items()
-        )
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    def write(self, stage: str, values: Mapping[str, float], *, domain: str | None = None, step: int = 0) -> None:
+        """Append one point a value. domain: whose expert is trained, None where a stage serves all of them."""
+        append_curve(self.folder, [CurvePoint(stage, domain, step, name, float(v)) for name, v in values.items()])
 
-    def read(self) -> list[dict]:
-        """All rows, oldest first; none when nothing was written."""
-        if not self.path.exists():
-            return []
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+    def read(self) -> tuple[CurvePoint, ...]:
+        """All points, oldest first."""
+        return read_curves(self.folder)
 
 
 @dataclass
 class Ledger:
     """What the stages of one run say about it, for record.json.
 
-    base: fingerprint of the base model's weights. blocks_in, blocks_out: digests by "name@number" of the versions that
-    were read and made. figures: measured numbers with their intervals, by metric and name. notes: sentences for the
-    reader. facts: anything else in JSON types, by a name that begins with the stage's.
+    figures: measured numbers with their intervals, by the full name that its metric gave. notes: sentences for the reader.
     """
 
-    base: str = ""
-    blocks_in: dict[str, str] = field(default_factory=dict)
-    blocks_out: dict[str, str] = field(default_factory=dict)
-    figures: dict[str, dict[str, Figure]] = field(default_factory=dict)
+    base: BaseEntry | None = None
+    blocks: dict[str, BlockEntry] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    facts: dict[str, object] = field(default_factory=dict)
+
+    def add(self, version: Version) -> None:
+        """Note a block that this run made or used."""
+        entry = BlockEntry(version.name, version.number, version.digest, version.card.domain)
+        self.blocks[f"{version.name}@{version.number}"] = entry
 
 
 @dataclass(frozen=True)
@@ -86,8 +81,8 @@ class Workspace:
 
     @property
     def metrics(self) -> MetricsLog:
-        """The run's metrics.jsonl; the object may be sent to another process."""
-        return MetricsLog(self.folder / "metrics.jsonl")
+        """Where curves and headline numbers go."""
+        return MetricsLog(self.folder)
 
 
 class Stage(ABC):

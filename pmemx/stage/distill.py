@@ -1,0 +1,80 @@
+"""Stage: distil every domain into an expert, and train the baselines that experts are compared with."""
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from pmemx.core.adapter import Adapter
+from pmemx.core.base_model import BaseModel
+from pmemx.core.distill import Distill, Locality
+from pmemx.core.domain import DomainSource
+from pmemx.core.record import BaseEntry
+from pmemx.core.stage import Stage, Workspace
+from pmemx.core.store import Store
+from pmemx.lit.settings import TrainerSettings
+from pmemx.stage.curriculum import Curriculum
+from pmemx.stage.pool import run_jobs
+from pmemx.stage.training import Recipe, TrainingJob, loaded, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillStage(Stage):
+    """One adapter a course, in `workers` processes (0: in this one); what is distilled already is found by digest.
+
+    curricula: "experts" makes the bank; others ("sequential", "joint") make baselines. responses: whether a teacher's
+    rows are its own answers ("teacher", no gold answer is shown) or the gold ones.
+    """
+
+    base_model: BaseModel
+    data: DomainSource
+    adapter: Adapter
+    objective: Distill
+    gold_objective: Distill
+    locality: Locality | None
+    trainer: TrainerSettings
+    store: Store
+    curricula: dict[str, Curriculum]
+    responses: Literal["teacher", "gold"] = "teacher"
+    workers: int = 0
+
+    def run(self, workspace: Workspace) -> dict[str, float]:
+        """Versions of every block go to the ledger; `distill.curricula` says which block belongs to which domain."""
+        corpus = self.data.load()
+        recipe = Recipe(
+            base_model=self.base_model,
+            adapter=self.adapter,
+            objective=self.objective,
+            gold_objective=self.gold_objective,
+            locality=self.locality,
+            responses=self.responses,
+            trainer=self.trainer,
+            seed=workspace.seed,
+        )
+        jobs = [
+            TrainingJob(
+                course=course,
+                recipe=recipe,
+                general=corpus.general,
+                store=self.store,
+                folder=workspace.folder / "checkpoints",
+                metrics=workspace.metrics,
+                kind=kind,
+            )
+            for kind, curriculum in self.curricula.items()
+            for course in curriculum.courses(corpus.domains)
+        ]
+        # The longest first: short jobs then fill the gaps between workers.
+        jobs.sort(key=lambda job: -job.total)
+        results = run_jobs(train, jobs, workers=self.workers, progress=workspace.progress)
+        made: dict[str, dict[str, list[str]]] = {kind: {} for kind in self.curricula}
+        for job, versions in zip(jobs, results, strict=True):
+            made[job.kind][job.course.name] = [version.digest for version in versions]
+            for version in versions:
+                workspace.ledger.add(version)
+        base = loaded(self.base_model)
+        workspace.ledger.base = BaseEntry(base.name, base.fingerprint)
+        # In the order of the corpus, whatever finished first.
+        experts = made.get("experts", {})
+        made["experts"] = {domain.name: experts[domain.name] for domain in corpus.domains if domain.name in experts}
+        (workspace.folder / "blocks.json").write_text(json.dumps(made, indent=1, ensure_ascii=False), encoding="utf-8")
+        return {"blocks": float(sum(len(versions) for versions in results))}

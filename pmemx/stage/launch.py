@@ -1,0 +1,95 @@
+"""One run from its composed config: build the stages, run them, keep the record, write the report, print the summary."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from pmemx.core.metric import Figure
+from pmemx.core.record import RunRecord
+from pmemx.core.stage import Ledger, Stage, Workspace
+from pmemx.lit.tracking import Tracker, keep_under
+from pmemx.stage.build import build
+from pmemx.stage.origin import commit, seeds, settings_digest, versions
+from pmemx.stage.plan import Outcome, run_plan, write_csv
+from pmemx.stage.progress import RichProgress
+from pmemx.stage.summary import summary
+
+WriteReport = Callable[[Path], Path]
+"""Makes the report of a run folder and returns its path."""
+
+
+def launch(config: DictConfig, write_report: WriteReport, *, console: Console | None = None) -> tuple[Outcome, ...]:
+    """Run the stages of config.plan in config.run_folder, and end with a summary and the path of the report.
+
+    config holds experiment, plan (names of stages), stage (their nodes by name), seed, run_folder and logger (nodes
+    by name, or null). record.json is written after every stage, so that a run cut short leaves what it knew.
+    """
+    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    folder = Path(settings["run_folder"]).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    keep_under(folder / "wandb")
+    console = console or Console()
+    workspace = Workspace(folder, settings["seed"], RichProgress(console))
+    stages: dict[str, Stage] = {name: build(settings["stage"][name]) for name in settings["plan"]}
+    tracker = Tracker([build(node) for node in (settings["logger"] or {}).values()])
+    record = RunRecord(
+        experiment=str(settings["experiment"]),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        plan=tuple(settings["plan"]),
+        commit=commit(),
+        config_digest=settings_digest(settings),
+        seeds=seeds(settings),
+        versions=versions(),
+    )
+    sent = 0
+
+    def after(outcomes: tuple[Outcome, ...]) -> None:
+        nonlocal sent
+        _filled(record, workspace.ledger, outcomes).write(folder)
+        points = workspace.metrics.read()
+        tracker.points(points[sent:])
+        sent = len(points)
+
+    success = False
+    try:
+        tracker.config(settings)
+        outcomes = run_plan(stages, workspace, after=after)
+        write_csv(workspace.metrics)
+        report = write_report(folder)
+        _publish(tracker, workspace, settings, report)
+        success = True
+    finally:
+        tracker.close(success=success)
+    console.print(summary(outcomes, workspace.ledger))
+    console.print(f"report: {report}", soft_wrap=True, highlight=False)
+    return outcomes
+
+
+def _filled(record: RunRecord, ledger: Ledger, outcomes: tuple[Outcome, ...]) -> RunRecord:
+    return replace(
+        record,
+        seconds={outcome.stage: outcome.seconds for outcome in outcomes},
+        base=ledger.base,
+        blocks=tuple(ledger.blocks.values()),
+        figures=ledger.figures,
+        notes=tuple(ledger.notes),
+    )
+
+
+def _publish(tracker: Tracker, workspace: Workspace, settings: dict[str, Any], report: Path) -> None:
+    """Figures as a table, images, the report and the bank, for loggers that can show them."""
+    columns = [field.name for field in fields(Figure)]
+    rows = [[name, *(getattr(figure, column) for column in columns)] for name, figure in workspace.ledger.figures.items()]
+    if rows:
+        tracker.table("figures", ["name", *columns], rows)
+    for image in sorted((workspace.folder / "figures").glob("*.png")):
+        tracker.image(image.stem, image)
+    tracker.artifact("report", "report", report)
+    store = settings.get("store") or {}
+    if workspace.ledger.blocks and "path" in store:
+        tracker.artifact("bank", "bank", Path(store["path"]))

@@ -1,0 +1,53 @@
+"""Where a run comes from: commit, package versions, and the digest and seeds of its settings."""
+
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pmemx.core.canonical import digest
+
+PACKAGES = ("pmemx", "torch", "transformers", "peft", "lightning", "hydra-core", "safetensors", "numpy")
+VOLATILE = ("run_folder", "logger")
+
+
+def commit() -> str:
+    """The commit of the checkout that this code lies in, "+" appended if files differ from it; empty outside of one."""
+    folder = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=folder, capture_output=True, text=True, check=True
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, no checkout, or no commit yet
+        return ""
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on; what runs without being installed has none."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def settings_digest(settings: Mapping[str, object]) -> str:
+    """Digest of a resolved config, without where it writes and logs: equal for runs that must give equal numbers."""
+    return digest({key: value for key, value in settings.items() if key not in VOLATILE})
+
+
+def seeds(settings: Mapping[str, object]) -> dict[str, int]:
+    """Every seed of a resolved config, by its path; stages only repeat those of their axes."""
+    return dict(_seeds({key: value for key, value in settings.items() if key != "stage"}, ""))
+
+
+def _seeds(node: Mapping[str, object], path: str) -> Iterator[tuple[str, int]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _seeds(value, f"{path}{key}.")
+        elif key == "seed" and isinstance(value, int):
+            yield f"{path}{key}", value
