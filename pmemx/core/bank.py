@@ -79,7 +79,9 @@ def _stack(site: str, blocks: Sequence[CapabilityBlock]) -> SiteFactors:
     present = [block.factors[site] for block in blocks if site in block.factors]
     shapes = {(f.A.shape[1], f.B.shape[0]) for f in present}
     if len(shapes) > 1:
-        raise IncompatibleBlock(f"site {site!r} has widths {sorted(shapes)} in one bank; its blocks are of different bases")
+        raise IncompatibleBlock(
+            f"site {site!r} has widths {sorted(shapes)} in one bank; its blocks are of different bases"
+        )
     (width_in, width_out), rank = shapes.pop(), max(f.rank for f in present)
     A = present[0].A.new_zeros(len(blocks), rank, width_in)
     B = present[0].B.new_zeros(len(blocks), width_out, rank)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pmemx.core.bank import BankShape
+from pmemx.core.errors import ConfigError
 
 Granularity = Literal["token", "prompt"]
 
@@ -20,7 +21,7 @@ class SiteGate(nn.Module, ABC):
     def __init__(self, shape: BankShape, *, granularity: Granularity = "token") -> None:
         super().__init__()
         if granularity not in ("token", "prompt"):
-            raise ValueError(f"granularity {granularity!r} is not one of token, prompt")
+            raise ConfigError(f"gate.granularity {granularity!r} is not one of token, prompt")
         self.shape = shape
         self.granularity = granularity
 

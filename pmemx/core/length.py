@@ -137,8 +137,8 @@ def _fit_split(
 
 def _fits(example: Example, tokenizer: "PreTrainedTokenizerBase", context: int) -> bool:
     text = f"{example.document}\n\n{example.prompt} {example.response}"
-    # No tokenizer of causal models gives an ASCII character two tokens, or a text more than a few of its own: most rows of most
-    # models need no tokenization, which would take minutes for a large corpus.
+    # No tokenizer of causal models gives an ASCII character two tokens, or a text more than a few of its own. Most rows
+    # of most models need no tokenization, which would take minutes for a large corpus.
     if text.isascii() and len(text) + _OWN_TOKENS <= context:
         return True
     return len(encode(tokenizer, example, with_document=True).ids) <= context

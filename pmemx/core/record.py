@@ -56,7 +56,9 @@ class RunRecord:
         """Write record.json whole or not at all."""
         path = run_folder / RECORD_FILE
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(
+            json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
         os.replace(partial, path)
         return path
 
@@ -72,7 +74,9 @@ class RunRecord:
         except FileNotFoundError:
             raise DataError(f"{run_folder} has no {RECORD_FILE}; give the folder of a run") from None
         except json.JSONDecodeError as error:
-            raise DataError(f"{path} is not JSON (line {error.lineno}: {error.msg}); run the experiment again") from None
+            raise DataError(
+                f"{path} is not JSON (line {error.lineno}: {error.msg}); run the experiment again"
+            ) from None
         try:
             base = row.get("base")
             return RunRecord(

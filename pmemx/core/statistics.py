@@ -1,15 +1,18 @@
 """Intervals and tests for clustered, paired evaluations: questions about one document are not independent (arXiv:2411.00640)."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
 Interval = tuple[float, float]
-Sums = list[Float[np.ndarray, "column resample"]]
+Stratum = Float[np.ndarray, "_column _cluster"]  # strata differ in both
+Sums = list[Float[np.ndarray, "_column resample"]]
 Statistic = Callable[[Sums], Float[np.ndarray, " resample"]]
 
 
@@ -30,13 +33,13 @@ def ratio(sums: Sums) -> Float[np.ndarray, " resample"]:
     return np.mean([stratum[0] / stratum[1] for stratum in sums], axis=0)
 
 
-def estimate(strata: Sequence[Float[np.ndarray, "column cluster"]], statistic: Statistic = ratio) -> float:
+def estimate(strata: Sequence[Stratum], statistic: Statistic = ratio) -> float:
     """The statistic of the whole sample."""
     return float(statistic([stratum.sum(axis=1, keepdims=True) for stratum in strata])[0])
 
 
 def interval(
-    strata: Sequence[Float[np.ndarray, "column cluster"]],
+    strata: Sequence[Stratum],
     statistic: Statistic = ratio,
     *,
     bounds: Interval | None = None,
@@ -66,17 +69,20 @@ def interval(
     def resampled(*indices: np.ndarray, axis: int) -> np.ndarray:
         # scipy resamples positions of clusters: sums are then exact for any number of columns, paired by position.
         with np.errstate(divide="ignore", invalid="ignore"):
-            return statistic([s[:, np.atleast_2d(i)].sum(axis=2) for s, i in zip(strata, indices, strict=True)])
+            found = statistic([s[:, np.atleast_2d(i).T].sum(axis=1) for s, i in zip(strata, indices, strict=True)])
+        return np.where(np.isfinite(found), found, np.nan)
 
-    found = stats.bootstrap(
-        [np.arange(size) for size in sizes],
-        resampled,
-        n_resamples=resamples,
-        vectorized=True,
-        method="percentile",
-        confidence_level=_widened(confidence, sizes),
-        rng=np.random.default_rng(seed),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # answered below, by None
+        found = stats.bootstrap(
+            [np.arange(size) for size in sizes],
+            resampled,
+            n_resamples=resamples,
+            vectorized=True,
+            method="percentile",
+            confidence_level=_widened(confidence, tuple(sizes)),
+            rng=np.random.default_rng(seed),
+        )
     if not np.isfinite(found.bootstrap_distribution).all():
         return None
     low, high = (float(np.squeeze(end)) for end in found.confidence_interval)
@@ -87,7 +93,8 @@ def interval(
     return low, high
 
 
-def _widened(confidence: float, sizes: Sequence[int]) -> float:
+@lru_cache(maxsize=4096)
+def _widened(confidence: float, sizes: tuple[int, ...]) -> float:
     freedom = sum(sizes) - len(sizes)
     quantile = stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(sum(sizes) / freedom)
     return min(float(1 - 2 * stats.norm.sf(quantile)), 1 - 1e-9)

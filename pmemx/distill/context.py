@@ -47,4 +47,6 @@ class DeepContext(ContextKL):
         assert teacher is not None and teacher.hidden is not None and student.hidden is not None
         target = teacher.hidden.detach().float()
         distance = (student.hidden.float() - target).abs().mean(dim=(1, 2)) / target.abs().mean(dim=(1, 2))
-        return self.logits * divergence(teacher.logits, student.logits, self.temperature) + self.hidden * distance.mean()
+        return (
+            self.logits * divergence(teacher.logits, student.logits, self.temperature) + self.hidden * distance.mean()
+        )

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pmemx.core.bank import BankShape
+from pmemx.core.errors import ConfigError
 from pmemx.core.gate import ContextGate
 
 
@@ -19,7 +20,7 @@ class UniformGate(ContextGate):
     def __init__(self, shape: BankShape, *, abstain: float = 0.0) -> None:
         super().__init__(shape)
         if not 0 <= abstain < 1:
-            raise ValueError(f"abstain = {abstain} is not a share in [0, 1)")
+            raise ConfigError(f"gate.abstain = {abstain} is not a share in [0, 1)")
         num_experts = len(shape.experts)
         scores = torch.zeros(shape.num_choices)
         scores[0] = math.log(num_experts * abstain / (1 - abstain)) if abstain else -1e9

@@ -44,14 +44,18 @@ class SafeCheckpointIO(CheckpointIO):
         finally:
             os.close(folder)
 
-    def load_checkpoint(self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Raises CorruptBlock when the file is not what was saved."""
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise CorruptBlock(f"checkpoint {path} cannot be read ({error}); delete it to fall back to an earlier one") from error
+            raise CorruptBlock(
+                f"checkpoint {path} cannot be read ({error}); delete it to fall back to an earlier one"
+            ) from error
         if metadata.get("sha256") != _checksum(metadata.get("tree", ""), tensors):
             raise CorruptBlock(f"checkpoint {path} is not what was saved; delete it to fall back to an earlier one")
         return _unpack(json.loads(metadata["tree"]), tensors)

@@ -31,15 +31,15 @@ def examine(
 class Criterion(Callback):
     """Sits exams; begins the descent of the rate once all pass or the steps are spent, and stops at its end."""
 
-    def __init__(self, exams: Mapping[str, Sequence[Passage]], tokenizer: PreTrainedTokenizerBase, report: Report) -> None:
+    def __init__(
+        self, exams: Mapping[str, Sequence[Passage]], tokenizer: PreTrainedTokenizerBase, report: Report
+    ) -> None:
         self.exams = exams
         self.tokenizer = tokenizer
         self.report = report
         self.passed_at: int | None = None
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object) -> None:
         """The report gets the loss after every step, and the mean of each exam after an exam."""
         assert isinstance(pl_module, PretrainModule)
         settings, step = pl_module.settings, trainer.global_step

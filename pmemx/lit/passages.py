@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pmemx.data.world.pretraining import Passage
 
-ROW = 192
+ROW = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +18,9 @@ class PassageBatch:
     """Rows of one or more passages, padded on the right.
 
     position: restarts with each passage, and behind the context for each continuation, so that every text reads as if
-    it stood alone. source: index in the row of the token before each token in its own text. passage: 1, 2, ... in the
-    order given, 0 on padding. continuation: 0 in a context, else 1, 2, ... through the batch. answer: tokens of responses.
+    it stood alone. source: index in the row of the token before each token in its own text. passage: 1, 2, ... in
+    the order given, 0 on padding. continuation: 0 in a context, else 1, 2, ... through the batch. answer: tokens of
+    responses.
     """
 
     ids: Int[Tensor, "row token"]

@@ -99,7 +99,9 @@ class TransferStream(Stream[TrainingBatch]):
 
     def at(self, step: int) -> TrainingBatch:
         """See Stream."""
-        rows, teacher = join([self.rows[i] for i in indices(self.seed, len(self.rows), self.batch_size, step)], self.pad)
+        rows, teacher = join(
+            [self.rows[i] for i in indices(self.seed, len(self.rows), self.batch_size, step)], self.pad
+        )
         if not self.anchors or not self.anchor_size:
             return TrainingBatch(rows, teacher, None, None)
         near = [self.anchors[i] for i in indices(self.seed + 1, len(self.anchors), self.anchor_size, step)]

@@ -70,7 +70,6 @@ def document_rows(base: LoadedBase, domain: Domain) -> list[Row]:
 def anchor_rows(base: LoadedBase, general: Sequence[Example]) -> list[Row]:
     """The base's own text with the base as its teacher, for the locality term."""
     rows = [encode(base.tokenizer, example, with_document=False) for example in general]
-    rows = [Encoded(row.ids[: base.context], min(row.prompt_length, base.context)) for row in rows]
     targets = teach(base.model, rows, base.tokenizer.pad_token_id, hidden=False)
     return [Row(row, target) for row, target in zip(rows, targets, strict=True)]
 

@@ -69,7 +69,9 @@ class Routed:
     def weigh(self, weights: Float[Tensor, " expert"]) -> None:
         """Instead of a gate: the same weight of every expert for every token, without a limit on their sum."""
         if weights.shape != (len(self.bank),):
-            raise PmemxError(f"{tuple(weights.shape)[0]} weights for {len(self.bank)} experts; give one weight an expert")
+            raise PmemxError(
+                f"{tuple(weights.shape)[0]} weights for {len(self.bank)} experts; give one weight an expert"
+            )
         chosen = weights.nonzero()[:, 0]
         self._fixed = Routing(chosen[None, None], weights[chosen][None, None], len(self.bank))
 
@@ -201,7 +203,9 @@ def attached(
     modules = dict(model.named_modules())
     missing = [site for site in bank.site_names if site not in modules]
     if missing:
-        raise IncompatibleBlock(f"the model has no layer {missing[0]!r} ({len(missing)} missing); it is another architecture")
+        raise IncompatibleBlock(
+            f"the model has no layer {missing[0]!r} ({len(missing)} missing); it is another architecture"
+        )
     routed = Routed(model, place(bank, model), gate, select)
     if weights is not None:
         parameter = next(model.parameters())

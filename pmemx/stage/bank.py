@@ -38,15 +38,23 @@ def save_gate(gate: Gate, folder: Path, name: str) -> None:
 
 
 def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str) -> Gate:
-    """The gate as trained in this run. Raises IncompatibleBlock when it was trained for other experts."""
+    """The gate as trained in this run; one without parameters needs no training.
+
+    Raises ConfigError when it was not trained, IncompatibleBlock when it was trained for other experts.
+    """
+    gate = factory(shape).eval()
+    if not any(True for _ in gate.parameters()):
+        return gate
     path = folder / f"{name}.json"
     if not path.exists():
-        raise ConfigError(f"gate {name!r} is not trained in this run ({folder}); put train_gate before evaluate in the plan")
+        raise ConfigError(
+            f"gate {name!r} is not trained in this run ({folder}); put train_gate before evaluate in the plan, "
+            f"and the gate among stage.train_gate.gates"
+        )
     experts = json.loads(path.read_text(encoding="utf-8"))["experts"]
     if tuple(experts) != shape.experts:
         raise IncompatibleBlock(
             f"gate {name!r} was trained for {', '.join(experts)}, but the bank holds {', '.join(shape.experts)}; train it again"
         )
-    gate = factory(shape)
     gate.load_state_dict(load_file(folder / f"{name}.safetensors"))
-    return gate.eval()
+    return gate

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pmemx.core.adapter import Adapter
@@ -12,6 +13,7 @@ from pmemx.core.record import BaseEntry
 from pmemx.core.stage import Stage, Workspace
 from pmemx.core.store import Store
 from pmemx.lit.settings import TrainerSettings
+from pmemx.stage.corpus import Rows
 from pmemx.stage.curriculum import Curriculum
 from pmemx.stage.pool import run_jobs
 from pmemx.stage.training import Recipe, TrainingJob, loaded, train
@@ -22,11 +24,13 @@ class DistillStage(Stage):
     """One adapter a course, in `workers` processes (0: in this one); what is distilled already is found by digest.
 
     curricula: "experts" makes the bank; others ("sequential", "joint") make baselines. responses: whether a teacher's
-    rows are its own answers ("teacher", no gold answer is shown) or the gold ones.
+    rows are its own answers ("teacher", no gold answer is shown) or the gold ones. checkpoints: a folder that outlives
+    the run, so that the same command with trainer.resume=true goes on where a killed one stopped.
     """
 
     base_model: BaseModel
     data: DomainSource
+    rows: Rows
     adapter: Adapter
     objective: Distill
     gold_objective: Distill
@@ -36,10 +40,12 @@ class DistillStage(Stage):
     curricula: dict[str, Curriculum]
     responses: Literal["teacher", "gold"] = "teacher"
     workers: int = 0
+    checkpoints: str = "outputs/checkpoints"
 
     def run(self, workspace: Workspace) -> dict[str, float]:
-        """Versions of every block go to the ledger; `distill.curricula` says which block belongs to which domain."""
-        corpus = self.data.load()
+        """Versions of every block go to the ledger; blocks.json of the run says which block belongs to which domain."""
+        base = loaded(self.base_model)
+        corpus = self.rows.load(self.data, base)
         recipe = Recipe(
             base_model=self.base_model,
             adapter=self.adapter,
@@ -56,7 +62,7 @@ class DistillStage(Stage):
                 recipe=recipe,
                 general=corpus.general,
                 store=self.store,
-                folder=workspace.folder / "checkpoints",
+                folder=Path(self.checkpoints),
                 metrics=workspace.metrics,
                 kind=kind,
             )
@@ -71,7 +77,6 @@ class DistillStage(Stage):
             made[job.kind][job.course.name] = [version.digest for version in versions]
             for version in versions:
                 workspace.ledger.add(version)
-        base = loaded(self.base_model)
         workspace.ledger.base = BaseEntry(base.name, base.fingerprint)
         # In the order of the corpus, whatever finished first.
         experts = made.get("experts", {})

@@ -19,6 +19,7 @@ from pmemx.core.store import Store
 from pmemx.runtime.attach import Routed, attached
 from pmemx.runtime.score import Scored, score
 from pmemx.stage.bank import GateFactory, course_digests, load_bank, load_gate
+from pmemx.stage.corpus import Rows
 from pmemx.stage.training import loaded
 
 
@@ -35,6 +36,7 @@ class EvaluateStage(Stage):
 
     base_model: BaseModel
     data: DomainSource
+    rows: Rows
     store: Store
     gates: dict[str, GateFactory]
     select: Select
@@ -47,12 +49,20 @@ class EvaluateStage(Stage):
         """Writes evidence.jsonl, puts figures into the ledger and returns their values by name."""
         base = loaded(self.base_model)
         bank = load_bank(self.store, workspace.folder)
-        corpus = self.data.load()
+        corpus = self.rows.load(self.data, base)
         sequence = course_digests(workspace.folder, "sequential")
         phases = [digest for versions in sequence.values() for digest in versions]
         joint = [versions[-1] for versions in course_digests(workspace.folder, "joint").values()]
         growth = len(bank) * len(self.grow)
-        total = 2 + growth + len(self.gates) + 2 * self.average_and_sum + self.every_expert * len(bank) + len(phases) + len(joint)
+        total = (
+            2
+            + growth
+            + len(self.gates)
+            + 2 * self.average_and_sum
+            + self.every_expert * len(bank)
+            + len(phases)
+            + len(joint)
+        )
         exam = _Exam(base, corpus, bank)
         with workspace.progress("Evaluate", total=total) as advance:
             for method in self._methods(workspace, exam, phases, joint):
@@ -128,7 +138,13 @@ class _Exam:
         for domain, split, examples in self._papers(train=True):
             if all(example.document for example in examples):
                 rows = self._encoded(examples, with_document=True)
-                self._note("teacher", domain, split, examples, score(self.base.model, rows, pad=self.base.tokenizer.pad_token_id))
+                self._note(
+                    "teacher",
+                    domain,
+                    split,
+                    examples,
+                    score(self.base.model, rows, pad=self.base.tokenizer.pad_token_id),
+                )
         return "teacher"
 
     def sit(self, method: str, routed: Routed, *, train: bool = False, decisions: bool = False) -> str:
@@ -167,8 +183,7 @@ class _Exam:
         return self.bank.names.index(domain.name) + 1 if domain.name in self.bank.names else 0
 
     def _encoded(self, examples: Sequence[Example], *, with_document: bool = False) -> list[Encoded]:
-        rows = [encode(self.base.tokenizer, example, with_document=with_document) for example in examples]
-        return [Encoded(row.ids[: self.base.context], min(row.prompt_length, self.base.context)) for row in rows]
+        return [encode(self.base.tokenizer, example, with_document=with_document) for example in examples]
 
     def _note(
         self, method: str, domain: Domain, split: Split, examples: Sequence[Example], scored: Sequence[Scored]

@@ -17,7 +17,8 @@ from pmemx.stage.build import build
 from pmemx.stage.origin import commit, seeds, settings_digest, versions
 from pmemx.stage.plan import Outcome, run_plan, write_csv
 from pmemx.stage.progress import RichProgress
-from pmemx.stage.summary import summary
+from pmemx.stage.quiet import quiet
+from pmemx.stage.summary import methods_table, stages_table
 
 WriteReport = Callable[[Path], Path]
 """Makes the report of a run folder and returns its path."""
@@ -26,9 +27,10 @@ WriteReport = Callable[[Path], Path]
 def launch(config: DictConfig, write_report: WriteReport, *, console: Console | None = None) -> tuple[Outcome, ...]:
     """Run the stages of config.plan in config.run_folder, and end with a summary and the path of the report.
 
-    config holds experiment, plan (names of stages), stage (their nodes by name), seed, run_folder and logger (nodes
-    by name, or null). record.json is written after every stage, so that a run cut short leaves what it knew.
+    config holds experiment, plan (names of stages), stage (their nodes by name), seed, run_folder, logger (nodes by
+    name, or null) and summary (see methods_table). record.json is written after every stage, so that a run cut short leaves what it knew.
     """
+    quiet()
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     folder = Path(settings["run_folder"]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,10 @@ def launch(config: DictConfig, write_report: WriteReport, *, console: Console | 
         success = True
     finally:
         tracker.close(success=success)
-    console.print(summary(outcomes, workspace.ledger))
+    console.print(stages_table(outcomes))
+    table = methods_table(workspace.ledger.figures, settings["summary"])
+    if table.row_count:
+        console.print(table)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
     return outcomes
 
@@ -84,7 +89,9 @@ def _filled(record: RunRecord, ledger: Ledger, outcomes: tuple[Outcome, ...]) ->
 def _publish(tracker: Tracker, workspace: Workspace, settings: dict[str, Any], report: Path) -> None:
     """Figures as a table, images, the report and the bank, for loggers that can show them."""
     columns = [field.name for field in fields(Figure)]
-    rows = [[name, *(getattr(figure, column) for column in columns)] for name, figure in workspace.ledger.figures.items()]
+    rows = [
+        [name, *(getattr(figure, column) for column in columns)] for name, figure in workspace.ledger.figures.items()
+    ]
     if rows:
         tracker.table("figures", ["name", *columns], rows)
     for image in sorted((workspace.folder / "figures").glob("*.png")):

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 
 from pmemx.core.stage import Advance, Progress
+from pmemx.stage.quiet import quiet
 
 Tell = Callable[[int, str], None]
 """A running job reports steps done since its last report, and a short text."""
@@ -43,7 +44,9 @@ def run_jobs(function: Callable[[J, Tell], R], jobs: Sequence[J], *, workers: in
         reports = manager.Queue()
         pool = stack.enter_context(ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_one_thread))
         bars: dict[int, Advance] = {}
-        futures: list[Future[R]] = [pool.submit(_work, function, job, number, reports) for number, job in enumerate(jobs)]
+        futures: list[Future[R]] = [
+            pool.submit(_work, function, job, number, reports) for number, job in enumerate(jobs)
+        ]
         pending: set[Future[R]] = set(futures)
         try:
             while pending:
@@ -67,6 +70,7 @@ def _one_thread() -> None:
     # One thread a worker: spinning threads of several processes on few cores cost more than they give.
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    quiet()
 
 
 def _work(function: Callable[[J, Tell], R], job: J, number: int, reports: "queue.Queue[tuple[int, int, str]]") -> R:

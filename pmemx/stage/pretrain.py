@@ -1,4 +1,4 @@
-"""Pre-train a small base model on the procedural world until it reads and remembers; writes a folder for transformers."""
+"""Pre-train a small base model on the procedural world until it reads and remembers."""
 
 import json
 import random
@@ -19,6 +19,7 @@ from pmemx.data.world.pretraining import Mix
 from pmemx.data.world.vocabulary import PUNCTUATION, vocabulary
 from pmemx.lit.exam import Criterion, examine
 from pmemx.lit.pretrain import LlamaShape, PassageStream, PretrainModule, PretrainSettings
+from pmemx.stage.model_card import model_card
 
 CARDS = 64
 FINAL_CARDS = 400
@@ -35,7 +36,7 @@ class PretrainStage(Stage):
     threads: int = 1
 
     def run(self, workspace: Workspace) -> dict[str, float]:
-        """Writes <run>/base_model; a folder that is already there with the same recipe is only read.
+        """Writes the folder <run>/base_model, which transformers loads; one that is already there with the same recipe is only read.
 
         Returns the mean and the worst form of each exam: `reading` on cards of entities that pre-training never named,
         `world` on all facts of the world.
@@ -112,3 +113,4 @@ class PretrainStage(Stage):
 
 def _write(folder: Path, card: Mapping[str, object]) -> None:
     (folder / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(card), encoding="utf-8")

@@ -1,11 +1,14 @@
 """Stage: train gates over the frozen experts of this run, on a mixture of the domains and of text that needs no expert."""
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from pmemx.core.base_model import BaseModel, LoadedBase
 from pmemx.core.bank import ExpertBank
+from pmemx.core.base_model import BaseModel, LoadedBase
+from pmemx.core.digest import digest
 from pmemx.core.domain import Corpus, DomainSource
 from pmemx.core.encoding import Encoded, encode
 from pmemx.core.gate import Gate
@@ -17,7 +20,8 @@ from pmemx.lit.gate_module import GateLosses, GateModule, MixtureStream, Source
 from pmemx.lit.settings import TrainerSettings
 from pmemx.lit.stream import StreamModule
 from pmemx.runtime.attach import attached
-from pmemx.stage.bank import GateFactory, load_bank, save_gate
+from pmemx.stage.bank import GateFactory, course_digests, load_bank, save_gate
+from pmemx.stage.corpus import Rows
 from pmemx.stage.training import loaded
 
 
@@ -26,16 +30,18 @@ class TrainGateStage(Stage):
     """Every gate that has parameters is trained; the experts and the base stay frozen.
 
     select: the selection while training; it must pass gradients to the scores, so it is soft. per_domain, general and
-    unknown: rows of each kind in a batch.
+    unknown: rows of each kind in a batch. checkpoints: see DistillStage.
     """
 
     base_model: BaseModel
     data: DomainSource
+    rows: Rows
     store: Store
     gates: dict[str, GateFactory]
     select: Select
     losses: GateLosses
     trainer: TrainerSettings
+    checkpoints: str = "outputs/checkpoints"
     per_domain: int = 4
     general: int = 16
     unknown: int = 16
@@ -44,18 +50,17 @@ class TrainGateStage(Stage):
         """Trained gates go to the run folder; returns the last training accuracy of each."""
         base = loaded(self.base_model)
         bank = load_bank(self.store, workspace.folder)
-        stream = MixtureStream(
-            self._sources(self.data.load(), base, bank), pad=base.tokenizer.pad_token_id, seed=workspace.seed
-        )
+        corpus = self.rows.load(self.data, base)
+        stream = MixtureStream(self._sources(corpus, base, bank), pad=base.tokenizer.pad_token_id, seed=workspace.seed)
+        work = digest([course_digests(workspace.folder, "experts"), list(corpus), self.losses, self.trainer.recipe])
         return {
-            f"{name}/accuracy": self._train(workspace, base, bank, stream, name, factory)
+            f"{name}/accuracy": self._train(workspace, base, bank, stream, name, factory, digest([work, repr(factory)]))
             for name, factory in self.gates.items()
         }
 
     def _sources(self, corpus: Corpus, base: LoadedBase, bank: ExpertBank) -> list[Source]:
         def rows(domain: str) -> tuple[Encoded, ...]:
-            whole = [encode(base.tokenizer, e, with_document=False) for e in corpus.domain(domain).train]
-            return tuple(Encoded(row.ids[: base.context], min(row.prompt_length, base.context)) for row in whole)
+            return tuple(encode(base.tokenizer, e, with_document=False) for e in corpus.domain(domain).train)
 
         sources = [Source(rows(name), bank.names.index(name) + 1, self.per_domain) for name in bank.names]
         sources.append(Source(rows(corpus.general.name), 0, self.general))
@@ -71,12 +76,13 @@ class TrainGateStage(Stage):
         stream: MixtureStream,
         name: str,
         factory: GateFactory,
+        identity: str,
     ) -> float:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(workspace.seed)
             gate: Gate = factory(bank.shape(base.model.config.hidden_size)).to(next(base.model.parameters()).device)
-        accuracy = float("nan")
-        if any(parameter.requires_grad for parameter in gate.parameters()):
+        accuracy = 0.0
+        if any(True for _ in gate.parameters()):
             with (
                 attached(base.model, bank, gate=gate, select=self.select, base=base.fingerprint) as routed,
                 workspace.progress(f"Train gate {name}", total=self.trainer.steps) as advance,
@@ -94,8 +100,9 @@ class TrainGateStage(Stage):
                     StreamModule(stream),
                     self.trainer,
                     seed=workspace.seed,
-                    folder=workspace.folder / "checkpoints" / f"gate-{name}",
+                    folder=Path(self.checkpoints) / identity[:16],
                     on_step=on_step,
                 )
         save_gate(gate, workspace.folder / "gates", name)
+        shutil.rmtree(Path(self.checkpoints) / identity[:16], ignore_errors=True)
         return accuracy

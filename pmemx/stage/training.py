@@ -1,6 +1,7 @@
 """Train one adapter along its course and put a block into the store after every phase."""
 
 import datetime
+import shutil
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -64,7 +65,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """One course with its recipe, where its blocks go, and where it leaves checkpoints and curves."""
+    """One course with its recipe, where its blocks go, and where it leaves checkpoints (folder) and curves."""
 
     course: Course
     recipe: Recipe
@@ -73,6 +74,10 @@ class TrainingJob:
     folder: Path
     metrics: MetricsLog
     kind: str
+
+    def checkpoints(self, identity: str) -> Path:
+        """Where the training of one block leaves checkpoints: found again by whoever trains the same block."""
+        return self.folder / identity[:16]
 
     @property
     def label(self) -> str:
@@ -94,7 +99,10 @@ def train(job: TrainingJob, tell: Tell) -> list[Version]:
     """Train along the course; versions by phase. A phase whose digest is in the store already is not trained again."""
     recipe, course = job.recipe, job.course
     base = loaded(recipe.base_model)
-    found = [existing(job.store, course.name, recipe.digest(course, i, job.general, base.fingerprint)) for i in range(len(course.phases))]
+    found = [
+        existing(job.store, course.name, recipe.digest(course, i, job.general, base.fingerprint))
+        for i in range(len(course.phases))
+    ]
     versions: list[Version] = []
     anchors: list[Row] | None = None
     for number, domains in enumerate(course.phases):
@@ -105,14 +113,15 @@ def train(job: TrainingJob, tell: Tell) -> list[Version]:
             continue
         if anchors is None:
             anchors = anchor_rows(base, job.general.train) if recipe.locality is not None else []
-        start = job.store.get(versions[-1].digest) if versions else None
-        block = _train_phase(job, base, number, anchors, start, tell)
+        before = versions[-1] if versions else None
+        block = _train_phase(job, base, number, anchors, before, tell)
         versions.append(job.store.put(block))
+        shutil.rmtree(job.checkpoints(block.card.recipe["digest"]), ignore_errors=True)
     return versions
 
 
 def _train_phase(
-    job: TrainingJob, base: LoadedBase, number: int, anchors: list[Row], start: CapabilityBlock | None, tell: Tell
+    job: TrainingJob, base: LoadedBase, number: int, anchors: list[Row], before: Version | None, tell: Tell
 ) -> CapabilityBlock:
     recipe, course, domains = job.recipe, job.course, job.course.phases[number]
     objectives = {recipe.objective_for(domain) for domain in domains}
@@ -124,17 +133,17 @@ def _train_phase(
     objective = objectives.pop()
     rows = [row for domain in domains for row in training_rows(base, domain, objective, recipe.responses)]
     settings = replace(recipe.trainer, steps=phase_steps(recipe, domains))
-    held = [replace(domain, train=domain.validation) for domain in domains if domain.validation and settings.validate_every]
+    held = [
+        replace(domain, train=domain.validation) for domain in domains if domain.validation and settings.validate_every
+    ]
     unseen = [row for domain in held for row in training_rows(base, domain, objective, recipe.responses)]
     size, pad = settings.batch_size, base.tokenizer.pad_token_id
-    validation = [
-        TrainingBatch(*join(unseen[i : i + size], pad), None, None) for i in range(0, len(unseen), size)
-    ]
+    validation = [TrainingBatch(*join(unseen[i : i + size], pad), None, None) for i in range(0, len(unseen), size)]
     adapter = recipe.adapter.widened(course.rank_factor)
     student = adapter.inject(base.model, recipe.seed)
     try:
-        if start is not None:
-            adapter.restore(student, start.factors)
+        if before is not None:
+            adapter.restore(student, job.store.get(before.digest).factors)
         module = ExpertModule(student, objective, recipe.locality, settings)
         stream = TransferStream(
             rows,
@@ -157,7 +166,7 @@ def _train_phase(
             StreamModule(stream, validation),
             settings,
             seed=recipe.seed,
-            folder=job.folder / f"{job.kind}-{identity[:12]}",
+            folder=job.checkpoints(identity),
             on_step=on_step,
         )
         tell(settings.steps - done, "done")
@@ -171,7 +180,7 @@ def _train_phase(
         base_name=base.name,
         made_by=f"pmemx {job.kind}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        parents=(),
+        parents=() if before is None else (before.digest,),
         recipe={"digest": identity, "objective": type(module.objective).__name__, "seed": recipe.seed, "steps": done},
         metrics={},
         peft_config=peft_config,
@@ -190,5 +199,3 @@ def existing(store: Store, name: str, identity: str) -> Version | None:
 def loaded(base_model: BaseModel) -> LoadedBase:
     """The base, loaded once a process."""
     return base_model.load()
-
-

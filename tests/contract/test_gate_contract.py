@@ -83,7 +83,9 @@ class TestGate:
         else:
             x = torch.randn(1, 5, 12)
             site = next(iter(SITES))
-            assert torch.allclose(gate(site, x), gate(site, torch.cat([torch.randn(1, 3, 12), x], dim=1))[:, 3:], atol=1e-6)
+            assert torch.allclose(
+                gate(site, x), gate(site, torch.cat([torch.randn(1, 3, 12), x], dim=1))[:, 3:], atol=1e-6
+            )
 
     def test_works_for_a_bank_of_one(self, file):
         assert all(found.shape[-1] == 2 for found in scores(made(file, experts=1)))

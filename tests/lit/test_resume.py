@@ -56,7 +56,11 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path):
 
 
 def test_a_checkpoint_holds_what_was_put_into_it(tmp_path):
-    tree = {"a": {0: torch.arange(3), "b": [1, 2.5, None, True, "x"]}, "c": (torch.ones(2, dtype=torch.bfloat16),), "d": torch.tensor(2.0)}
+    tree = {
+        "a": {0: torch.arange(3), "b": [1, 2.5, None, True, "x"]},
+        "c": (torch.ones(2, dtype=torch.bfloat16),),
+        "d": torch.tensor(2.0),
+    }
     SafeCheckpointIO().save_checkpoint(tree, tmp_path / "x.ckpt")
     back = SafeCheckpointIO().load_checkpoint(tmp_path / "x.ckpt")
     assert back["a"]["b"] == tree["a"]["b"] and isinstance(back["c"], tuple)
@@ -96,5 +100,3 @@ def test_dropout_of_the_adapter_is_at_work(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "Lora", lambda rank, dropout: _LORA(rank=rank, dropout=0.0))
     without = tiny.train(tmp_path / "b")
     assert any(not torch.equal(a, b) for a, b in zip(with_dropout.values(), without.values(), strict=True))
-
-

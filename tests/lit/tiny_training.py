@@ -28,11 +28,20 @@ def train(folder: Path, *, resume: bool = False, die_at: int = 0, accumulate: in
     base = LlamaForCausalLM(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     rows = [Encoded(tuple(torch.randint(3, 29, (7 + i % 3,), generator=generator).tolist()), 3) for i in range(20)]
-    taught = [Row(row, target) for row, target in zip(rows, teach(base, rows[::-1], 0, hidden=False)[::-1], strict=True)]
+    taught = [
+        Row(row, target) for row, target in zip(rows, teach(base, rows[::-1], 0, hidden=False)[::-1], strict=True)
+    ]
     anchors = [Row(row, target) for row, target in zip(rows, teach(base, rows, 0, hidden=False), strict=True)]
     student = Lora(rank=2, dropout=0.3).inject(base, seed=0)
     settings = TrainerSettings(
-        steps=12, batch_size=3, lr=1e-2, warmup=2, schedule="cosine", checkpoint_every=2, resume=resume, accumulate=accumulate
+        steps=12,
+        batch_size=3,
+        lr=1e-2,
+        warmup=2,
+        schedule="cosine",
+        checkpoint_every=2,
+        resume=resume,
+        accumulate=accumulate,
     )
     stream = TransferStream(taught, anchors, batch_size=3, anchor_size=2, pad=0, seed=5)
 

@@ -1,0 +1,114 @@
+"""The command line: pmemx run | list | report | bank. Imports no torch before a command needs it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pmemx.core.errors import PmemxError
+
+DESCRIPTION = "Distil knowledge into LoRA experts, keep them in a bank, compose them with a gate, and measure it."
+EPILOG = """examples:
+  pmemx run experiments=quickstart            one whole run, about 5 minutes on 2 cores
+  pmemx run experiments=quickstart gate=linear seed=1
+  pmemx run -m experiments=quickstart seed=0,1,2
+  pmemx run experiments=quickstart --cfg job  the composed config, without running it
+  pmemx list gate                             the choices of an axis
+  pmemx report outputs/quickstart/<time>      write the report of a finished run again
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("PMEMX_ROOT", str(config_root()))
+    try:
+        if arguments[:1] == ["run"]:
+            return _run(arguments[1:])
+        options = _parser().parse_args(arguments)
+        return options.command(options)
+    except PmemxError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def config_root() -> Path:
+    """The folder that holds conf/ and experiments/: PMEMX_ROOT, else the checkout, else the installed package."""
+    if root := os.environ.get("PMEMX_ROOT"):
+        return Path(root).resolve()
+    package = Path(__file__).resolve().parent
+    return package if (package / "conf").is_dir() else package.parent
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "pmemx", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    # Only its help is used: everything after `run` is Hydra's to parse.
+    commands.add_parser("run", help="run an experiment (Hydra overrides, -m sweeps, --cfg job)")
+
+    listing = commands.add_parser("list", help="axes, or the choices of one axis")
+    listing.add_argument("axis", nargs="?", help="a folder of conf/, or experiments")
+    listing.set_defaults(command=_list)
+
+    report = commands.add_parser("report", help="write the report of a finished run again from its records")
+    report.add_argument("run", type=Path, help="a run folder")
+    report.set_defaults(command=_report)
+
+    from pmemx.cli_bank import add_bank
+
+    add_bank(commands)
+    return parser
+
+
+def _run(arguments: list[str]) -> int:
+    import hydra
+    from omegaconf import DictConfig
+
+    def job(config: DictConfig) -> None:
+        try:
+            from pmemx.preflight import check
+
+            check(config)
+            from pmemx.report import write_report
+            from pmemx.stage.launch import launch
+
+            launch(config, write_report)
+        except PmemxError as error:
+            # SystemExit, because Hydra would wrap anything else in a traceback of its own.
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
+
+    sys.argv = ["pmemx run", *arguments]
+    hydra.main(version_base="1.3", config_path=os.environ["PMEMX_ROOT"] + "/conf", config_name="run")(job)()
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from pmemx.choices import axes, choices
+
+    root = config_root()
+    if options.axis is None:
+        rows = [(axis, f"{len(choices(root, axis))} choices") for axis in axes(root)]
+    else:
+        rows = list(choices(root, options.axis).items())
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, sentence in rows:
+        print(f"{name:<{width}}  {sentence}".rstrip())
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pmemx.report import write_report
+
+    print(write_report(options.run))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where domains come from: procedural worlds and the user's own rows."""

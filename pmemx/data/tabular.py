@@ -1,0 +1,174 @@
+"""The user's own rows as domains: JSONL, JSON, CSV, TSV, Parquet, saved datasets and the Hub."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pmemx.core.domain import Corpus, Domain, DomainSource, Example
+from pmemx.core.errors import DataError
+from pmemx.data.assemble import BySplit, refuse_repeated_ids, to_domain, without_overlap
+from pmemx.data.columns import Placed, check_columns, examples, has_text
+from pmemx.data.origin import Origin, find_domains
+from pmemx.data.passages import passages
+from pmemx.data.rows import Table
+from pmemx.data.split import SPLITS, Split, check_fractions, sample, split_of
+
+log = logging.getLogger(__name__)
+
+Where = str | Mapping[str, Any] | Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tabular(DomainSource):
+    """Domains from tables with the columns prompt and response, and optionally document, group, id and form.
+
+    domains: a folder with one domain a file or subfolder, a list of paths, or a mapping of names to paths or to the
+    fields of Origin. Files or dataset splits named train, validation and test are used as they are; else every group
+    goes to one split by a seeded hash of its name (split_by "prompt" lets rows about one document be in two splits,
+    which tests knowledge of documents that were read in training).
+    general: the base model's own text, on which forgetting is measured: rows with the column text, rows of prompt
+    and response, or .txt files. unknown: prompts that no expert can answer; their responses may be absent.
+    root: where relative paths start. columns: role to column name, null for none. max_rows: per split of each domain,
+    drawn by hash. max_characters: longer rows, document included, are left out before that.
+    document_in_prompt: domains whose rows make no sense without their document, which becomes part of the prompt.
+    general_characters, general_prompt_words: how plain text is cut into passages, and how much of each is the prompt.
+    on_overlap: a prompt that is in two splits is an error, or it is dropped from train, then validation.
+    cache: a folder for downloads; null keeps none.
+    """
+
+    domains: Where
+    general: Where | None
+    unknown: Where | None = None
+    root: str = "."
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    split_fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
+    split_by: Literal["group", "prompt"] = "group"
+    seed: int = 0
+    max_rows: Mapping[str, int | None] = field(default_factory=dict)
+    max_characters: int | None = None
+    document_in_prompt: Sequence[str] = ()
+    general_characters: int = 1000
+    general_prompt_words: int = 16
+    on_overlap: Literal["error", "drop"] = "error"
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.general:
+            raise DataError(
+                "data.general is null, but forgetting is measured on general text, and a gate learns from it to "
+                "abstain; set data.general to text of the kind the base model was trained on (a .txt or .jsonl file)"
+            )
+        check_columns(self.columns, "data.columns")
+        check_fractions(self.split_fractions, "data.split_fractions")
+        for split, number in self.max_rows.items():
+            if split not in SPLITS or (number is not None and number < 1):
+                raise DataError(f"data.max_rows.{split} is {number}; give a number above 0 for {', '.join(SPLITS)}")
+        for name in ("general_characters", "general_prompt_words", "max_characters"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise DataError(f"data.{name} is {value}, but must be above 0; raise it")
+
+    def load(self) -> Corpus:
+        """Read, check, split and sample. Raises one DataError with all findings, by domain, file and line."""
+        origins = find_domains(self.domains, Path(self.root))
+        findings = [
+            f"data.document_in_prompt names {name!r}, but the domains are {', '.join(origins)}; correct the name"
+            for name in self.document_in_prompt
+            if name not in origins
+        ]
+        seen: set[str] = set()
+        bodies: dict[str, Domain] = {}
+        wanted = {name: [origin] for name, origin in origins.items()}
+        wanted |= {name: _origins(where, f"data.{name}") for name, where in self._others().items()}
+        for name, places in wanted.items():
+            try:
+                bodies[name] = self._body(name, places, seen)
+            except DataError as error:
+                findings.append(f"{name}: {error}")
+        if self.columns and not findings:
+            findings += [
+                f"data.columns.{role}={column} is a column of no file; correct the name or remove the setting"
+                for role, column in self.columns.items()
+                if column not in (None, role) and column not in seen
+            ]
+        if findings:
+            raise DataError("the data cannot be used:\n- " + "\n- ".join(findings))
+        return Corpus(tuple(bodies[name] for name in origins), bodies["general"], bodies.get("unknown"))
+
+    def _others(self) -> dict[str, Where]:
+        return {name: where for name, where in (("general", self.general), ("unknown", self.unknown)) if where}
+
+    def _body(self, name: str, origins: Sequence[Origin], seen: set[str]) -> Domain:
+        splits: BySplit = {split: [] for split in SPLITS}
+        for origin in origins:
+            columns = dict(self.columns) | dict(origin.columns)
+            fractions = origin.split_fractions or self.split_fractions
+            tables = origin.tables(Path(self.root), self.cache)
+            found = {column for group in tables.values() for table in group for column in table.columns}
+            seen |= found
+            if absent := [column for column in origin.columns.values() if column is not None and column not in found]:
+                raise DataError(
+                    f"`columns` names {absent[0]!r}, but the columns are {', '.join(sorted(found))}; correct it"
+                )
+            for split, group in tables.items():
+                for row in self._read(name, group, columns):
+                    splits[split or split_of(self._key(name, row.example), fractions, self.seed)].append(row)
+        if not any(splits.values()):
+            raise DataError("there are no rows; add some or leave it out")
+        refuse_repeated_ids(splits)
+        splits = without_overlap(splits, drop=self.on_overlap == "drop", whole_text=name == "general")
+        kept: dict[Split, tuple[Example, ...]] = {
+            split: self._drawn(name, split, rows) for split, rows in splits.items()
+        }
+        if absent := [split for split in ("train", "test") if not kept[split]]:
+            num_groups = len({row.example.group for rows in splits.values() for row in rows})
+            raise DataError(
+                f"{sum(map(len, splits.values()))} rows in {num_groups} groups leave none for {absent[0]}; add rows, "
+                f"raise data.max_characters, change data.split_fractions or data.seed, or give a file for each split"
+            )
+        return to_domain(name, kept, instruction=" ".join(origin.instruction for origin in origins).strip())
+
+    def _read(self, name: str, tables: Sequence[Table], columns: Mapping[str, str | None]) -> list[Placed]:
+        placed, findings = [], []
+        for table in tables:
+            try:
+                if name == "general" and has_text(table, columns):
+                    size, words = self.general_characters, self.general_prompt_words
+                    placed += passages(table, columns, characters=size, prompt_words=words)
+                else:
+                    within = name in self.document_in_prompt
+                    placed += examples(table, columns, response_needed=name != "unknown", document_in_prompt=within)
+            except DataError as error:
+                findings.append(str(error))
+        if findings:
+            raise DataError("\n  ".join(findings))
+        return placed
+
+    def _key(self, name: str, example: Example) -> str:
+        # Plain texts may share their first words, which are the prompt; their group tells them apart.
+        by_group = self.split_by == "group" or name == "general"
+        return example.group if by_group else f"{example.document}\0{example.prompt}"
+
+    def _drawn(self, name: str, split: Split, rows: Sequence[Placed]) -> tuple[Example, ...]:
+        fitting = [row.example for row in rows if name == "general" or self._fits(row.example)]
+        if len(fitting) < len(rows):
+            log.info(
+                "%s %s: %d of %d rows have at most %s characters and are kept",
+                name,
+                split,
+                len(fitting),
+                len(rows),
+                self.max_characters,
+            )
+        return sample(fitting, self.max_rows.get(split), self.seed, lambda e: f"{e.document}\0{e.prompt}\0{e.response}")
+
+    def _fits(self, example: Example) -> bool:
+        size = len(example.document) + len(example.prompt) + len(example.response)
+        return self.max_characters is None or size <= self.max_characters
+
+
+def _origins(where: Where, setting: str) -> list[Origin]:
+    if isinstance(where, str | Mapping):
+        return [Origin.of(where, setting)]
+    return [Origin.of(path, setting) for path in where]

@@ -1,0 +1,1 @@
+"""The procedural world: lexicons, phrasings and the texts made of them."""

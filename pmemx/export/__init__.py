@@ -1,0 +1,1 @@
+"""How experts leave the house; one file a target."""

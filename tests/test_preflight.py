@@ -1,0 +1,183 @@
+"""Every misfit between a config and the code is named where it was written, before any work."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from pmemx.core.errors import ConfigError
+from pmemx.preflight import check, fits
+from pmemx.stage.build import build, locate
+
+ROOT = Path(__file__).parents[1]
+
+
+def config(**changes: Any):
+    """A sound config: one stage with a nested gate, data and trainer."""
+    base = {
+        "plan": ["train_gate"],
+        "gate": {"_target_": "pmemx.gate.linear.LinearGate", "_partial_": True, "abstain_bias": 1},
+        "trainer": {"_target_": "pmemx.lit.settings.TrainerSettings", "steps": 3, "schedule": "linear"},
+        "store": {"_target_": "pmemx.store.folder.FolderStore", "path": "bank"},
+        "stage": {
+            "train_gate": {
+                "_target_": "pmemx.stage.train_gate.TrainGateStage",
+                "base_model": {"_target_": "pmemx.base_model.bundled.BundledBaseModel"},
+                "data": {"_target_": "pmemx.data.procedural.ProceduralWorld", "seed": "${seed}"},
+                "store": "${store}",
+                "gates": {"gate": "${gate}"},
+                "select": {"_target_": "pmemx.select.softmax.Softmax"},
+                "losses": {"_target_": "pmemx.lit.gate_module.GateLosses"},
+                "trainer": "${trainer}",
+            }
+        },
+        "seed": 0,
+        "logger": None,
+    }
+    made = OmegaConf.create(base)
+    for key, value in changes.items():
+        OmegaConf.update(made, key.replace("__", "."), value, force_add=True, merge=False)
+    return made
+
+
+def misfits(**changes: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check(config(**changes))
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+def test_a_sound_config_passes():
+    assert check(config()) is None
+
+
+def test_an_unknown_argument_is_named_where_it_was_written_with_the_nearest_one():
+    assert misfits(gate__granularty="token") == [
+        "gate.granularty: LinearGate takes no 'granularty'; did you mean 'granularity'?"
+    ]
+
+
+def test_every_misfit_is_reported_at_once():
+    found = misfits(trainer__stepz=1, trainer__schedule="linaer", store__path=3, plan=["train_gate", "evalute"])
+    assert [line.split(":")[0] for line in found] == ["store.path", "trainer.schedule", "trainer.stepz", "plan"]
+
+
+def test_a_misfit_that_two_stages_share_is_reported_once():
+    node = OmegaConf.to_container(config().stage.train_gate, resolve=False)
+    assert len(misfits(trainer__stepz=1, stage__again=node, plan=["train_gate", "again"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("many", "'many' (str)"), (True, "True (bool)"), (1.5, "1.5 (float)"), (None, "null")],
+)
+def test_a_value_of_another_type_is_shown_beside_the_type_that_is_taken(value: object, words: str):
+    assert misfits(trainer__steps=value) == [f"trainer.steps: TrainerSettings takes an int, not {words}"]
+
+
+def test_a_wrong_literal_lists_the_right_ones():
+    assert misfits(trainer__schedule="cosin") == [
+        "trainer.schedule: TrainerSettings takes one of constant, linear, cosine, not 'cosin' (str); did you mean 'cosine'?"
+    ]
+
+
+def test_a_missing_argument_is_named_with_what_to_set():
+    broken = config()
+    del broken.store["path"]
+    with pytest.raises(ConfigError, match=r"store\.path: FolderStore needs it; set \+store\.path="):
+        check(broken)
+
+
+def test_a_required_setting_without_a_value_is_named():
+    assert misfits(store__path="???") == ["store.path: a value is required; set store.path=..."]
+
+
+def test_an_object_of_another_kind_is_refused():
+    assert misfits(store={"_target_": "pmemx.select.softmax.Softmax"}) == [
+        "store: TrainGateStage takes a Store, and Softmax is none"
+    ]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "torch.load",
+        "pmemx.core.bank.torch.load",
+        "pmemx.core.canonical.json.loads",
+        "pmemx.core.bank.nn.Linear",
+    ],
+)
+def test_nothing_outside_pmemx_can_be_called(target: str):
+    with pytest.raises(ConfigError):
+        locate(target)
+
+
+def test_a_target_that_is_not_there_brings_the_nearest():
+    assert misfits(gate__target="x", gate={"_target_": "pmemx.gate.linaer.LinearGate"})[0] == (
+        "gate._target_: there is no module pmemx.gate.linaer; did you mean 'linear'?"
+    )
+    assert misfits(gate={"_target_": "pmemx.gate.linear.LinaerGate"})[0] == (
+        "gate._target_: pmemx.gate.linear holds no 'LinaerGate'; did you mean 'LinearGate'?"
+    )
+
+
+def test_an_empty_plan_is_refused():
+    assert misfits(plan=[]) == ["plan: it is empty; there is train_gate; set it, for example plan=[train_gate]"]
+
+
+def test_what_the_plan_does_not_reach_is_not_checked():
+    assert check(config(distill={"_target_": "pmemx.nowhere.Nothing"}, stage__other={"_target_": "x"})) is None
+
+
+def test_a_logger_may_take_further_arguments_where_its_signature_says_so():
+    logger = {"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "mode": "offline", "project": "p"}}
+    assert check(config(logger=logger)) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "expected"),
+    [
+        (1, float, True),
+        (True, float, False),
+        (1, bool, False),
+        ("a", Path, True),
+        ([1, 2], tuple[int, ...], True),
+        ("ab", tuple[str, ...], False),
+        ({"a": 1}, dict[str, int], True),
+        (None, int | None, True),
+        (None, int, False),
+        ("b", Literal["a", "b"], True),
+        ("c", Literal["a", "b"], False),
+        (object(), Any, True),
+    ],
+)
+def test_yaml_values_fit_annotations_as_python_would_have_it(value: object, annotation: Any, expected: bool):
+    assert fits(value, annotation) is expected
+
+
+def test_build_makes_objects_from_the_inside_out_and_lists_tuples():
+    node = {"a": [{"_target_": "pmemx.select.top_k.TopK", "k": 2}], "b": 1}
+    made = build(node)
+    assert made["a"][0].k == 2
+    assert isinstance(made["a"], tuple)
+    assert build({"_target_": "pmemx.select.top_k.TopK", "_partial_": True})(k=3).k == 3
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    sorted(
+        path.relative_to(ROOT / "experiments").with_suffix("").as_posix() for path in ROOT.glob("experiments/**/*.yaml")
+    ),
+)
+@pytest.mark.parametrize("scale", ["full", "smoke"])
+def test_every_experiment_fits_the_code(experiment: str, scale: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PMEMX_ROOT", str(ROOT))
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose(
+            "run", [f"experiments={experiment}", f"scale={scale}", "run_folder=x", "experiment=x", "logger=csv"]
+        )
+    for name in OmegaConf.missing_keys(composed):  # what only the user knows is no misfit of the experiment
+        OmegaConf.update(composed, name, "given")
+    assert check(composed) is None
