@@ -96,7 +96,7 @@ def _refuse(report: LengthReport, domains: list[tuple[Domain, dict[str, tuple[Ex
     if report.on_long == "error" and any(line.too_long > line.chunked for line in report.splits):
         raise DataError(
             f"rows are longer than the context:\n{report}\n"
-            "shorten them, take a base model with a longer context, or set data.on_long to drop or truncate"
+            "shorten them, take a base model with a longer context, or set rows.on_long to drop or truncate"
         )
     empty = [
         f"{domain.name}: all {len(getattr(domain, split))} rows of {split} are longer than {report.context} tokens"
@@ -105,7 +105,7 @@ def _refuse(report: LengthReport, domains: list[tuple[Domain, dict[str, tuple[Ex
         if not splits[split]
     ]
     if empty:
-        raise DataError("\n".join([*empty, "shorten these rows, leave the domain out, or set data.on_long=truncate"]))
+        raise DataError("\n".join([*empty, "shorten these rows, leave the domain out, or set rows.on_long=truncate"]))
 
 
 def _fit_split(

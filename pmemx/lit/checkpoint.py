@@ -69,7 +69,7 @@ def _checksum(tree: str, tensors: dict[str, Tensor]) -> str:
     hasher = hashlib.sha256(tree.encode())
     for name in sorted(tensors):
         hasher.update(name.encode())
-        hasher.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy())
+        hasher.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
 
 

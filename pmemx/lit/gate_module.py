@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pmemx.core.encoding import Batch, Encoded, collate
 from pmemx.core.errors import ConfigError
-from pmemx.core.gate import Gate
+from pmemx.core.gate import Gate, SiteGate
 from pmemx.core.routing import Routing
 from pmemx.lit.settings import TrainerSettings
 from pmemx.lit.stream import DeviceBatch, Stream, indices
@@ -21,7 +21,8 @@ from pmemx.runtime.attach import Routed
 
 @dataclass(frozen=True, kw_only=True)
 class GateLosses:
-    """Weights of the losses of a gate; a weight of 0 leaves the term out.
+    """Weights of the losses of a gate; a weight of 0 leaves the term out, and without language_model a context gate is
+    trained without passes of the model.
 
     language_model: cross-entropy of the answers through the routed model. supervision: cross-entropy of the scores
     against the true choice. balance (Switch, arXiv:2101.03961), z (ST-MoE, arXiv:2202.08906), entropy (per decision) and
@@ -126,11 +127,14 @@ class GateModule(L.LightningModule):
 
         seen: list[Tensor] = []
         routed.observer = observe
+        attention = batch.rows.attention.long()
+        logits: Tensor | None = None
         try:
             with routed.given(prompt=batch.rows.prompt, domain=batch.choice):
-                out = routed.model(
-                    input_ids=batch.rows.ids, attention_mask=batch.rows.attention.long(), use_cache=False
-                )
+                if self.losses.language_model or isinstance(self.gate, SiteGate):
+                    logits = routed.model(input_ids=batch.rows.ids, attention_mask=attention, use_cache=False).logits
+                else:
+                    decisions.append((routed.decide(batch.rows.ids, attention)[:, 0], batch.choice))
         finally:
             routed.observer = None
         speaks = batch.speaks[:, None].expand(batch.rows.answer.shape)[batch.rows.answer]
@@ -139,9 +143,9 @@ class GateModule(L.LightningModule):
         share = scores.float().softmax(dim=-1)
         weights = self.losses
         terms: dict[str, Tensor] = {}
-        if weights.language_model and speaks.any():
-            logits = batch.rows.at_answers(out.logits)[speaks]
-            terms["language_model"] = F.cross_entropy(logits.float(), batch.rows.labels[speaks])
+        if weights.language_model and logits is not None and speaks.any():
+            said = batch.rows.at_answers(logits)[speaks]
+            terms["language_model"] = F.cross_entropy(said.float(), batch.rows.labels[speaks])
         if weights.supervision:
             terms["supervision"] = F.cross_entropy(scores.float(), choice)
         for name, value in (

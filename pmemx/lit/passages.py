@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from pmemx.data.world.pretraining import Passage
+from pmemx.core.pretraining import Passage
 
 ROW = 256
 
@@ -56,7 +56,7 @@ class _Laid:
         return len(self.columns[0])
 
 
-def batch_passages(tokenizer: PreTrainedTokenizerBase, passages: Sequence[Passage]) -> PassageBatch:
+def batch_passages(tokenizer: Any, passages: Sequence[Passage]) -> PassageBatch:
     """[bos] context, then each continuation as blank line, prompt, response, [eos]; without context no blank line."""
     texts = [text for p in passages for text in (p.context, *(part for pair in p.continuations for part in pair))]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
@@ -99,5 +99,5 @@ def _stack(laid: Sequence[_Laid], pad: int) -> PassageBatch:
                 table[index, start : start + len(passage)] = torch.tensor(passage.columns[column]) + shift
                 start += len(passage)
         tensors.append(table)
-    *integers, answer = tensors
-    return PassageBatch(*integers, answer.bool())
+    ids, position, source, owner, continuation, answer = tensors
+    return PassageBatch(ids, position, source, owner, continuation, answer.bool())

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pmemx.core.distill import Predictions
 from pmemx.core.encoding import Batch, Encoded, collate
@@ -121,7 +121,7 @@ class StreamModule(L.LightningDataModule, Generic[B]):
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """All validation batches in order."""
-        return DataLoader(list(self.validation), batch_size=None, collate_fn=_same) if self.validation else []
+        return DataLoader(_Batches(self.validation), batch_size=None) if self.validation else []
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches the training loop has consumed."""
@@ -138,5 +138,12 @@ class StreamModule(L.LightningDataModule, Generic[B]):
         return batch.to(device)
 
 
-def _same(batch: B) -> B:
-    return batch
+class _Batches(Dataset[B]):
+    def __init__(self, batches: Sequence[B]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> B:
+        return self.batches[index]

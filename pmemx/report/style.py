@@ -94,7 +94,8 @@ def svg(figure: Figure, name: str) -> str:
     """The figure as SVG whose bytes depend on its content alone; text stays text, group ids are dropped."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with mpl.rc_context(_SETTINGS | {"svg.hashsalt": name}):
+    settings: dict[Any, Any] = {**_SETTINGS, "svg.hashsalt": name}
+    with mpl.rc_context(settings):
         figure.savefig(buffer, format="svg", metadata=nothing, bbox_inches="tight", pad_inches=0.06)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].rstrip()

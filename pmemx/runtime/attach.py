@@ -86,6 +86,16 @@ class Routed:
         active = [True, *(name in names for name in self.bank.names)]
         self._inactive = ~torch.tensor(active, device=next(self.model.parameters()).device)
 
+    def decide(
+        self, ids: Int[Tensor, "batch token"], attention: Int[Tensor, "batch token"]
+    ) -> Float[Tensor, "batch 1 choice"]:
+        """What a context gate says of these rows, without the pass of the routed model. Raises PmemxError for a site gate."""
+        self._begin(self.model, (), {"input_ids": ids, "attention_mask": attention})
+        scores, _ = self._kept.get("", (None, None))
+        if scores is None:
+            raise PmemxError("a gate at the sites decides in the pass of the model; call the model")
+        return scores
+
     def _attach(self) -> None:
         modules = dict(self.model.named_modules())
         self._handles.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
@@ -104,7 +114,9 @@ class Routed:
         past = kwargs.get("past_key_values")
         ids = kwargs.get("input_ids", args[0] if args else None)
         embeddings = kwargs.get("inputs_embeds")
-        rows = (ids if ids is not None else embeddings).shape[0]
+        given = ids if ids is not None else embeddings
+        assert given is not None
+        rows = given.shape[0]
         if past is not None and past.get_seq_length() > 0:
             kept = next(iter(self._kept.values()), None)
             if kept is not None and kept[1].index.shape[0] != rows:
@@ -114,7 +126,7 @@ class Routed:
             self._prompt = None
             return
         self._kept.clear()
-        self._prompt = self._prompt_mask(ids if ids is not None else embeddings[..., 0], kwargs.get("attention_mask"))
+        self._prompt = self._prompt_mask(given, kwargs.get("attention_mask"))
         if isinstance(self.gate, ContextGate):
             hidden = self._context(self.gate.layer, ids, kwargs)
             scores = self.gate(hidden, self._prompt, self._given.domain)
@@ -129,7 +141,7 @@ class Routed:
     def _context(self, layer: int, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         embeddings = kwargs.get("inputs_embeds")
         if layer == 0:
-            return embeddings if embeddings is not None else self.model.get_input_embeddings()(ids)
+            return embeddings if embeddings is not None else self.model.get_input_embeddings()(ids)  # type: ignore[operator]
         with self.disabled(), torch.no_grad():
             out = self.model(
                 input_ids=ids,

@@ -32,6 +32,7 @@ class EvaluateStage(Stage):
     experts, each expert always on ("expert/<name>"), and the adapters of other curricula ("sequential/<phase>", "joint").
     grow: gates under which the bank is also asked while it grows expert by expert, by the name of that run
     ("oracle": "bank_oracle" gives methods "bank_oracle/<phase>"); experts of later phases are then away.
+    reliability_rows: about so many prompts of the distillation are asked per domain, evenly spread.
     """
 
     base_model: BaseModel
@@ -43,7 +44,8 @@ class EvaluateStage(Stage):
     metrics: dict[str, Metric]
     average_and_sum: bool = True
     every_expert: bool = True
-    grow: dict[str, str] = field(default_factory=dict)
+    grow: dict[str, str] | None = None
+    reliability_rows: int = 240
 
     def run(self, workspace: Workspace) -> dict[str, float]:
         """Writes evidence.jsonl, puts figures into the ledger and returns their values by name."""
@@ -53,7 +55,8 @@ class EvaluateStage(Stage):
         sequence = course_digests(workspace.folder, "sequential")
         phases = [digest for versions in sequence.values() for digest in versions]
         joint = [versions[-1] for versions in course_digests(workspace.folder, "joint").values()]
-        growth = len(bank) * len(self.grow)
+        grow = self.grow or {}
+        growth = len(bank) * len(grow)
         total = (
             2
             + growth
@@ -63,11 +66,11 @@ class EvaluateStage(Stage):
             + len(phases)
             + len(joint)
         )
-        exam = _Exam(base, corpus, bank)
+        exam = _Exam(base, corpus, bank, self.reliability_rows)
         with workspace.progress("Evaluate", total=total) as advance:
             for method in self._methods(workspace, exam, phases, joint):
                 advance(1, method)
-        evidence = exam.evidence(bank.names if phases or self.grow else ())
+        evidence = exam.evidence(bank.names if phases or grow else ())
         evidence.write(workspace.folder / "evidence.jsonl")
         figures = {name: figure for metric in self.metrics.values() for name, figure in metric(evidence).items()}
         workspace.ledger.figures.update(figures)
@@ -82,7 +85,7 @@ class EvaluateStage(Stage):
             gate = load_gate(factory, shape, workspace.folder / "gates", name)
             with attached(model, bank, gate=gate, select=self.select, base=base) as routed:
                 yield exam.sit(name, routed, train=True, decisions=True)
-                if name in self.grow:
+                if self.grow is not None and name in self.grow:
                     for number in range(len(bank)):
                         routed.activate(bank.names[: number + 1])
                         yield exam.sit(f"{self.grow[name]}/{number}", routed)
@@ -117,6 +120,7 @@ class _Exam:
     base: LoadedBase
     corpus: Corpus
     bank: ExpertBank
+    reliability_rows: int
     answers: list[Answer] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     loads: list[SiteLoad] = field(default_factory=list)
@@ -177,7 +181,8 @@ class _Exam:
         for domain in self.corpus:
             yield domain, "test", domain.test
             if train and domain.name in self.bank.names:
-                yield domain, "train", domain.train
+                step = max(1, len(domain.train) // self.reliability_rows)
+                yield domain, "train", domain.train[::step]
 
     def _choice(self, domain: Domain) -> int:
         return self.bank.names.index(domain.name) + 1 if domain.name in self.bank.names else 0

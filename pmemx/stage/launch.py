@@ -1,5 +1,6 @@
 """One run from its composed config: build the stages, run them, keep the record, write the report, print the summary."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ def launch(config: DictConfig, write_report: WriteReport, *, console: Console | 
     folder = Path(settings["run_folder"]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     keep_under(folder / "wandb")
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() else 140)
     workspace = Workspace(folder, settings["seed"], RichProgress(console))
     stages: dict[str, Stage] = {name: build(settings["stage"][name]) for name in settings["plan"]}
     tracker = Tracker([build(node) for node in (settings["logger"] or {}).values()])

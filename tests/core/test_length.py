@@ -116,7 +116,7 @@ def test_error_names_every_domain_and_split_with_its_count(tokenizer):
         fit_corpus(corpus(*long), tokenizer, 8, "error")
     message = str(caught.value)
     assert "law train: 4 of 5 rows are longer than 8 tokens, 1 of them even without their document" in message
-    assert "data.on_long" in message
+    assert "rows.on_long" in message
     assert "law test" not in message
 
 

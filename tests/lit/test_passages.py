@@ -5,13 +5,14 @@ import random
 import pytest
 import torch
 
+from pmemx.base_model.llama import UntrainedLlama
 from pmemx.base_model.word_tokenizer import word_tokenizer
 from pmemx.core.domain import Example
 from pmemx.core.encoding import encode
 from pmemx.data.world.pretraining import Mix
 from pmemx.data.world.vocabulary import PUNCTUATION, vocabulary
 from pmemx.lit.passages import batch_passages
-from pmemx.lit.pretrain import LlamaShape, PretrainModule, PretrainSettings
+from pmemx.lit.pretrain import PretrainModule, PretrainSettings
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,9 @@ def test_tokens_of_a_continuation_are_those_of_an_encoded_example(tokenizer, pas
 
 def test_packed_predictions_equal_those_of_each_text_alone(tokenizer, passages):
     torch.manual_seed(0)
-    module = PretrainModule(LlamaShape(width=32, mlp=32, heads=2, layers=2).build(tokenizer), PretrainSettings()).eval()
+    module = PretrainModule(
+        UntrainedLlama(width=32, mlp=32, layers=2).build(vocabulary(), PUNCTUATION)[0], PretrainSettings()
+    ).eval()
     batch = batch_passages(tokenizer, passages)
     with torch.no_grad():
         packed = module.logits(batch, batch.answer)
@@ -74,7 +77,9 @@ def test_weights_are_zero_on_padding_and_on_first_tokens(tokenizer, passages):
 
 
 def test_exact_is_true_only_where_every_response_token_is_the_arg_max(tokenizer, passages):
-    module = PretrainModule(LlamaShape(width=32, mlp=32, heads=2, layers=1).build(tokenizer), PretrainSettings()).eval()
+    module = PretrainModule(
+        UntrainedLlama(width=32, mlp=32, layers=1).build(vocabulary(), PUNCTUATION)[0], PretrainSettings()
+    ).eval()
     batch = batch_passages(tokenizer, passages)
     numbers = batch.continuation[batch.answer].unique().tolist()
     spoiled = numbers[1]

@@ -68,6 +68,15 @@ def test_what_is_put_is_got_bit_for_bit_with_its_card(store: FolderStore) -> Non
         assert torch.equal(got.factors[site].B, factors.B)
 
 
+def test_slices_of_one_stacked_tensor_are_stored_like_tensors_of_their_own(store: FolderStore) -> None:
+    A, B = torch.randn(2, 3, 5), torch.randn(2, 3, 4)
+    views = {f"s{e}": LoraFactors(A[e], B[e].T, 1.0) for e in (0, 1)}
+    copies = {site: LoraFactors(f.A.clone(), f.B.contiguous().clone(), 1.0) for site, f in views.items()}
+    version = store.put(CapabilityBlock(block().card, views))
+    assert store.put(CapabilityBlock(block().card, copies)) == version
+    assert torch.equal(store.get("law").factors["s1"].B, B[1].T)
+
+
 def test_putting_what_is_the_latest_adds_nothing(store: FolderStore) -> None:
     first = store.put(block())
     assert store.put(block()) == first

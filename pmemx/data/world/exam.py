@@ -2,15 +2,16 @@
 
 import random
 
+from pmemx.core.pretraining import Exam, Passage
 from pmemx.data.world import people
 from pmemx.data.world.phrasing import ALL_WORDINGS, FORMS, card, prompt
-from pmemx.data.world.pretraining import Passage, subject
+from pmemx.data.world.subject import subject
 
 
-def reading_exam(seed: int, num_cards: int) -> tuple[Passage, ...]:
+def reading_exam(seed: int, num_cards: int) -> Exam:
     """Cards of 3 to 6 fresh facts on entities outside pre-training, each with one question in every form of FORMS."""
     rng = random.Random(f"exam:{seed}")
-    return tuple(_reading(rng) for _ in range(num_cards))
+    return Exam(FORMS, tuple(_reading(rng) for _ in range(num_cards)))
 
 
 def _reading(rng: random.Random) -> Passage:
@@ -23,9 +24,10 @@ def _reading(rng: random.Random) -> Passage:
     )
 
 
-def world_exam() -> tuple[Passage, ...]:
+def world_exam() -> Exam:
     """Every fact of the world in every form, closed-book; one passage a fact."""
-    return tuple(
+    passages = (
         Passage("", tuple((prompt(relation, person, form), value) for form in FORMS))
         for (person, relation), value in people.FACTS.items()
     )
+    return Exam(FORMS, tuple(passages))

@@ -7,6 +7,7 @@ from math import factorial, perm
 LETTERS = tuple("bcdefghijklmnopq")
 ALPHABET = (*LETTERS, "r")
 LENGTHS = (4, 5)
+LENGTHS_OF_SKILLS = (4,)
 
 SKILLS: dict[str, Callable[[list[str]], list[str]]] = {
     "reverse": lambda row: row[::-1],
@@ -28,23 +29,42 @@ _FRAMES = (
     "What is {row} after a {skill}?",
     "Take {row}, then {skill} it.",
 )
+# More wordings for experts alone; the base has never seen them.
+_MORE_FRAMES = (
+    "Please {skill} {row}.",
+    "Now {skill} the letters {row}.",
+    "Let us {skill} {row}.",
+    "Let us {skill} the letters {row}.",
+    "Can you {skill} {row}?",
+    "How do you {skill} {row}?",
+    "How do you {skill} the letters {row}?",
+    "What do you get when you {skill} {row}?",
+    "What do you get when you {skill} the letters {row}?",
+    "Tell me what you get when you {skill} the letters {row}.",
+    "Name what you get when you {skill} the letters {row}.",
+    "Name what you get when you {skill} {row}.",
+    "Can you {skill} the letters {row}?",
+    "Tell me what you get when you {skill} {row}.",
+)
 _ELEMENTARY = (
     "What is the first letter of {row}?",
     "What is the last letter of {row}?",
     "Which letter comes after {row}?",
 )
-TEMPLATES = (*_FRAMES, *_ELEMENTARY, "repeat", *SKILLS, *ALPHABET)
-TRAIN_FORMS, VALIDATION_FORMS, TEST_FORMS = ("ask-0", "ask-1", "ask-2"), ("ask-3",), ("ask-4", "ask-5")
+TEMPLATES = (*_FRAMES, *_MORE_FRAMES, *_ELEMENTARY, "repeat", *SKILLS, *ALPHABET)
+# A row stands at the end of all of them: in other places, a model of this size learns places instead of skills.
+TRAIN_FORMS = ("ask-0", "ask-3", *(f"ask-{number}" for number in range(6, 17)))
+VALIDATION_FORMS, TEST_FORMS = ("ask-17",), ("ask-18", "ask-19")
 
 
 def prompt(skill: str, row: list[str], form: str) -> str:
     """The prompt that asks for a skill on a row of letters in one form."""
-    return _FRAMES[int(form.removeprefix("ask-"))].format(skill=skill, row=" ".join(row))
+    return (_FRAMES + _MORE_FRAMES)[int(form.removeprefix("ask-"))].format(skill=skill, row=" ".join(row))
 
 
-def draw(rng: random.Random) -> list[str]:
-    """A row of 4 or 5 distinct letters, each of which has a successor in ALPHABET."""
-    return rng.sample(LETTERS, rng.choice(LENGTHS))
+def draw(rng: random.Random, lengths: tuple[int, ...] = LENGTHS) -> list[str]:
+    """A row of distinct letters, each of which has a successor in ALPHABET."""
+    return rng.sample(LETTERS, rng.choice(lengths))
 
 
 def chance(skill: str) -> float:
@@ -53,7 +73,7 @@ def chance(skill: str) -> float:
     A permutation of the n letters shown is hit once in n! orders; n distinct letters of 16 once in 16!/(16-n)! rows.
     """
     count = (lambda n: perm(len(LETTERS), n)) if skill == "shift" else factorial
-    return sum(1 / count(n) for n in LENGTHS) / len(LENGTHS)
+    return sum(1 / count(n) for n in LENGTHS_OF_SKILLS) / len(LENGTHS_OF_SKILLS)
 
 
 def elementary(rng: random.Random) -> tuple[str, str]:

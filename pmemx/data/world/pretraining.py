@@ -1,29 +1,20 @@
 """The endless text that a base model is pre-trained on: reading cards, the closed world, letters and records."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pmemx.core.pretraining import Exam, Passage, PretrainingText
 from pmemx.data.world import letters, people, records
-from pmemx.data.world.names import TOPICS, entities
+from pmemx.data.world.exam import reading_exam, world_exam
 from pmemx.data.world.narrative import narrative
 from pmemx.data.world.phrasing import ALL_WORDINGS, FORMS, card, prompt
-from pmemx.data.world.relation import Relation
+from pmemx.data.world.subject import subject
+from pmemx.data.world.vocabulary import PUNCTUATION, vocabulary
 
 
-@dataclass(frozen=True)
-class Passage:
-    """A text in context and the continuations of it, none of which sees another.
-
-    context may be empty. A continuation is (prompt, response); running text has an empty prompt.
-    """
-
-    context: str
-    continuations: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Mix:
+@dataclass(frozen=True, kw_only=True)
+class Mix(PretrainingText):
     """Shares of passages by kind and continuations by passage."""
 
     reading: float = 0.77
@@ -31,6 +22,21 @@ class Mix:
     letters: float = 0.05
     records: float = 0.04
     questions: int = 8
+
+    def words(self) -> tuple[str, ...]:
+        """The vocabulary of the procedural world."""
+        return vocabulary()
+
+    def punctuation(self) -> tuple[str, ...]:
+        """The marks of the procedural world."""
+        return PUNCTUATION
+
+    def exams(self, *, final: bool) -> Mapping[str, Exam]:
+        """reading: cards of entities that passages never name; world: facts by heart, all of them in the end."""
+        if final:
+            return {"reading": reading_exam(2, 400), "world": world_exam()}
+        world = world_exam()
+        return {"reading": reading_exam(1, 64), "world": Exam(world.forms, world.passages[::4])}
 
     def passages(self, rng: random.Random) -> Iterator[Passage]:
         """Endless passages. Facts of domains are drawn anew for every card, and only ever shown with the card."""
@@ -40,7 +46,7 @@ class Mix:
             yield rng.choices(kinds, weights)[0](rng)
 
     def _reading(self, rng: random.Random) -> Passage:
-        return reading(rng, num_questions=self.questions, seen_by_base=True)
+        return _read(rng, num_questions=self.questions, seen_by_base=True)
 
     def _world(self, rng: random.Random) -> Passage:
         return Passage("", tuple(_recollection(rng) for _ in range(self.questions)))
@@ -54,7 +60,7 @@ class Mix:
         return Passage(records.text(record, rng), questions)
 
 
-def reading(rng: random.Random, *, num_questions: int, seen_by_base: bool) -> Passage:
+def _read(rng: random.Random, *, num_questions: int, seen_by_base: bool) -> Passage:
     """A card of 1 to 6 fresh facts about an entity or a person, and questions about it in any form."""
     name, relations = subject(rng, seen_by_base=seen_by_base)
     chosen = rng.sample(relations, min(len(relations), rng.randint(1, 6)))
@@ -71,11 +77,3 @@ def _recollection(rng: random.Random) -> tuple[str, str]:
         return "", narrative(person, facts, rng, wordings=ALL_WORDINGS)
     relation = rng.choice(people.RELATIONS)
     return prompt(relation, person, rng.choice(FORMS)), people.FACTS[person, relation]
-
-
-def subject(rng: random.Random, *, seen_by_base: bool) -> tuple[str, tuple[Relation, ...]]:
-    """A name and what can be said of it: an entity of any topic, or a person not of the world."""
-    if rng.random() < 1 / (1 + len(TOPICS)):
-        return people.stranger(rng), people.RELATIONS
-    topic = rng.choice(TOPICS)
-    return " ".join(rng.choice(entities(topic, seen_by_base=seen_by_base))), topic.relations

@@ -23,10 +23,15 @@ _INSTRUCTIONS = (
     "Which headline fits the record?",
     "Make a headline out of this record.",
     "Headline:",
+    "What is the headline of this record?",
+    "Now write a headline.",
+    "Tell me the headline.",
+    "Name the headline of the record.",
 )
 _QUESTIONS = ("What is the {}?", "Read the {} of this record.", "Which {} does the record give?")
 TEMPLATES = (*_INSTRUCTIONS, *_QUESTIONS, *_FIELDS, "Firm", "in", *(v for values in _FIELDS.values() for v in values))
-TRAIN_FORMS, VALIDATION_FORMS, TEST_FORMS = ("ask-0", "ask-1", "ask-2"), ("ask-3",), ("ask-4", "ask-5")
+TRAIN_FORMS = ("ask-0", "ask-1", "ask-2", "ask-4", "ask-5", "ask-6", "ask-7")
+VALIDATION_FORMS, TEST_FORMS = ("ask-3",), ("ask-8", "ask-9")
 
 
 def draw(rng: random.Random, *, seen_by_base: bool) -> dict[str, str]:

@@ -26,9 +26,9 @@ def skill(name: str, *, seed: int, num_train: int, num_test: int) -> Domain:
 
 
 def _example(name: str, rng: random.Random, form: str, seen: set[str]) -> Example:
-    row = letters.draw(rng)
+    row = letters.draw(rng, letters.LENGTHS_OF_SKILLS)
     while (item := "".join(row)) in seen:
-        row = letters.draw(rng)
+        row = letters.draw(rng, letters.LENGTHS_OF_SKILLS)
     seen.add(item)
     response = " ".join(letters.SKILLS[name](row))
     return Example(
