@@ -30,13 +30,19 @@ def encode(tokenizer: "PreTrainedTokenizerBase", example: Example, *, with_docum
     An empty prompt gives a text of which everything but bos must be said.
     """
     given = f"{example.document}\n\n{example.prompt}" if with_document and example.document else example.prompt
-    prompt_ids = tokenizer.encode(given, add_special_tokens=False, verbose=False) if given else []
+    prompt_ids = _ids(tokenizer, given) if given else []
     whole = f"{given} {example.response}" if given and example.response else given or example.response
-    ids = tokenizer.encode(whole, add_special_tokens=False, verbose=False)
+    ids = _ids(tokenizer, whole)
     shared = next((i for i, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b), len(prompt_ids))
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    return Encoded((*start, *map(int, ids), *end), len(start) + min(shared, len(ids)))
+    return Encoded((*start, *ids, *end), len(start) + min(shared, len(ids)))
+
+
+def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    # verbose: a text that is too long is the caller's to find, in core.length.
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[assignment]
+    return ids
 
 
 @dataclass(frozen=True, eq=False)

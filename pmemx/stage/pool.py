@@ -70,10 +70,10 @@ def _one_thread() -> None:
     # One thread a worker: spinning threads of several processes on few cores cost more than they give.
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    quiet()
 
 
 def _work(function: Callable[[J, Tell], R], job: J, number: int, reports: "queue.Queue[tuple[int, int, str]]") -> R:
+    quiet()
     reports.put((number, 0, ""))
     return function(job, lambda steps, note: reports.put((number, steps, note)))
 
