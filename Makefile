@@ -19,7 +19,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/pmemx run experiments=quickstart
 
 base-model: $(VENV)/.installed
-	$(BIN)/pmemx run experiments=base_model/base_model
+	$(BIN)/pmemx run experiments=base_model
 
 test: lint unit
 

@@ -31,20 +31,13 @@ _FRAMES = (
 )
 # More wordings for experts alone; the base has never seen them.
 _MORE_FRAMES = (
-    "Please {skill} {row}.",
     "Now {skill} the letters {row}.",
-    "Let us {skill} {row}.",
-    "Let us {skill} the letters {row}.",
-    "Can you {skill} {row}?",
-    "How do you {skill} {row}?",
     "How do you {skill} the letters {row}?",
-    "What do you get when you {skill} {row}?",
     "What do you get when you {skill} the letters {row}?",
     "Tell me what you get when you {skill} the letters {row}.",
-    "Name what you get when you {skill} the letters {row}.",
-    "Name what you get when you {skill} {row}.",
+    "Let us {skill} the letters {row}.",
     "Can you {skill} the letters {row}?",
-    "Tell me what you get when you {skill} {row}.",
+    "Name what you get when you {skill} the letters {row}.",
 )
 _ELEMENTARY = (
     "What is the first letter of {row}?",
@@ -52,9 +45,9 @@ _ELEMENTARY = (
     "Which letter comes after {row}?",
 )
 TEMPLATES = (*_FRAMES, *_MORE_FRAMES, *_ELEMENTARY, "repeat", *SKILLS, *ALPHABET)
-# A row stands at the end of all of them: in other places, a model of this size learns places instead of skills.
-TRAIN_FORMS = ("ask-0", "ask-3", *(f"ask-{number}" for number in range(6, 17)))
-VALIDATION_FORMS, TEST_FORMS = ("ask-17",), ("ask-18", "ask-19")
+# "The letters" always announces the row: without these words, a model of this size learns places instead of skills.
+TRAIN_FORMS = ("ask-0", "ask-6", "ask-7", "ask-8", "ask-9")
+VALIDATION_FORMS, TEST_FORMS = ("ask-10",), ("ask-11", "ask-12")
 
 
 def prompt(skill: str, row: list[str], form: str) -> str:
