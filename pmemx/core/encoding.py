@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -34,9 +34,12 @@ def encode(tokenizer: "PreTrainedTokenizerBase", example: Example, *, with_docum
     whole = f"{given} {example.response}" if given and example.response else given or example.response
     ids = _ids(tokenizer, whole)
     shared = next((i for i, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b), len(prompt_ids))
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    start, end = _present(tokenizer.bos_token_id), _present(tokenizer.eos_token_id)
     return Encoded((*start, *ids, *end), len(start) + min(shared, len(ids)))
+
+
+def _present(token: Any) -> list[int]:
+    return [] if token is None else [token]
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
