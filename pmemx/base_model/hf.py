@@ -14,6 +14,9 @@ from pmemx.core.errors import ConfigError
 class HfBaseModel(BaseModel):
     """path: Hub id or local folder. revision: branch, tag or commit on the Hub.
 
+    end_token: what ends a response, where it is not the tokenizer's own end token. A low-rank update of linear layers
+    cannot teach a model to say a token that its pre-training never saw.
+
     Code that comes with a model is never run.
     """
 
@@ -22,6 +25,7 @@ class HfBaseModel(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "cpu"
     attn_implementation: str | None = None
+    end_token: str | None = None
 
     def load(self) -> LoadedBase:
         """Raises ConfigError when path is missing or nothing can be loaded from it."""
@@ -41,4 +45,8 @@ class HfBaseModel(BaseModel):
                 f"base_model.path={self.path} holds no causal language model with a tokenizer that transformers can "
                 f"load ({error}); give a Hub id or a folder with config.json, weights and tokenizer files"
             ) from error
+        if self.end_token is not None:
+            if self.end_token not in tokenizer.get_vocab():
+                raise ConfigError(f"base_model.end_token={self.end_token!r} is no token of {self.path}; give one of its vocabulary")
+            tokenizer.eos_token = self.end_token
         return frozen(model, tokenizer, name=self.path, device=self.device)
