@@ -47,6 +47,8 @@ class HfBaseModel(BaseModel):
             ) from error
         if self.end_token is not None:
             if self.end_token not in tokenizer.get_vocab():
-                raise ConfigError(f"base_model.end_token={self.end_token!r} is no token of {self.path}; give one of its vocabulary")
+                raise ConfigError(
+                    f"base_model.end_token={self.end_token!r} is no token of {self.path}; give one of its vocabulary"
+                )
             tokenizer.eos_token = self.end_token
         return frozen(model, tokenizer, name=self.path, device=self.device)

@@ -145,6 +145,9 @@ def test_hf_names_a_folder_that_holds_no_model(tmp_path: Path):
 
 def test_a_response_ends_with_the_end_token_that_was_asked_for(base):
     loaded = HfBaseModel(path=str(FOLDER), end_token="<s>").load()
-    assert encode(loaded.tokenizer, Example("1", "Hello", "you"), with_document=False).ids[-1] == loaded.tokenizer.bos_token_id
+    assert (
+        encode(loaded.tokenizer, Example("1", "Hello", "you"), with_document=False).ids[-1]
+        == loaded.tokenizer.bos_token_id
+    )
     with pytest.raises(ConfigError, match="is no token of"):
         HfBaseModel(path=str(FOLDER), end_token="<end>").load()

@@ -74,7 +74,9 @@ def test_the_exported_experts_work_in_peft_as_in_the_bank(folder):
         index = json.loads((folder / "first" / "export" / "index.json").read_text())
         plain = AutoModelForCausalLM.from_pretrained(FOLDER).eval()
         with torch.no_grad():
-            theirs = PeftModel.from_pretrained(plain, folder / "first" / "export" / index[name]["folder"]).eval()(ids).logits
+            theirs = (
+                PeftModel.from_pretrained(plain, folder / "first" / "export" / index[name]["folder"]).eval()(ids).logits
+            )
         assert (ours - theirs).abs().max() < 1e-5
 
 
