@@ -28,15 +28,21 @@ class Rows:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"rows.{name} = {value} leaves nothing; give a number from 1, or null for all")
 
-    def load(self, data: DomainSource, base: LoadedBase) -> Corpus:
-        """The same settings give the same corpus. Raises DataError on rows that are too long."""
+    def load(self, data: DomainSource, base: LoadedBase, notes: list[str] | None = None) -> Corpus:
+        """The same settings give the same corpus. Raises DataError on rows that are too long.
+
+        What was dropped, cut or divided because of its length is counted in lines added to `notes`.
+        """
         corpus = data.load()
         corpus = Corpus(
             tuple(self._cut(domain) for domain in corpus.domains[: self.domains]),
             self._cut(corpus.general),
             None if corpus.unknown is None else self._cut(corpus.unknown),
         )
-        return fit_corpus(corpus, base.tokenizer, base.context, self.on_long)[0]
+        fitted, report = fit_corpus(corpus, base.tokenizer, base.context, self.on_long)
+        if notes is not None and report.too_long:
+            notes.extend(str(report).splitlines())
+        return fitted
 
     def _cut(self, domain: Domain) -> Domain:
         return replace(

@@ -45,7 +45,7 @@ class DistillStage(Stage):
     def run(self, workspace: Workspace) -> dict[str, float]:
         """Versions of every block go to the ledger; blocks.json of the run says which block belongs to which domain."""
         base = loaded(self.base_model)
-        corpus = self.rows.load(self.data, base)
+        corpus = self.rows.load(self.data, base, workspace.ledger.notes)
         recipe = Recipe(
             base_model=self.base_model,
             adapter=self.adapter,
