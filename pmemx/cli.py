@@ -10,7 +10,7 @@ from pmemx.core.errors import PmemxError
 
 DESCRIPTION = "Distil knowledge into LoRA experts, keep them in a bank, compose them with a gate, and measure it."
 EPILOG = """examples:
-  pmemx run experiments=quickstart            one whole run, about 5 minutes on 2 cores
+  pmemx run experiments=quickstart            one whole run, minutes on 2 cores
   pmemx run experiments=quickstart gate=linear seed=1
   pmemx run -m experiments=quickstart seed=0,1,2
   pmemx run experiments=quickstart --cfg job  the composed config, without running it
