@@ -1,14 +1,21 @@
-"""A bank stacks the factors of many experts per site, so that one product serves them all."""
+"""A bank holds the factors of many experts in one flat store with slots, so that one product serves them all."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pmemx.core.block import CapabilityBlock
-from pmemx.core.errors import IncompatibleBlock
+from pmemx.core.block import CapabilityBlock, LoraFactors
+from pmemx.core.card import BlockCard
+from pmemx.core.errors import CorruptBlock, IncompatibleBlock, UnknownBlock
 
 
 @dataclass(frozen=True)
@@ -25,75 +32,350 @@ class BankShape:
         return 1 + len(self.experts)
 
 
+class Layout:
+    """Which rows belong to which slot; sites at which all slots have the same room share one.
+
+    room: rows of each slot. owner, place: slot of each row, and its number within the slot. rows: row numbers by slot,
+    filled up with row 0 to the widest slot's room; real tells a row of the slot (1) from such filling (0).
+    """
+
+    owner: Int[Tensor, " row"]
+    place: Int[Tensor, " row"]
+    rows: Int[Tensor, "slot room"]
+    real: Float[Tensor, "slot room"]
+
+    def __init__(self, number: int, room: Sequence[int]) -> None:
+        self.number, self.room = number, tuple(room)
+        self.widest = max(self.room)
+        self.num_rows = sum(self.room)
+        self.starts = tuple(accumulate(self.room, initial=0))[:-1]
+        counts = torch.tensor(self.room)
+        self.owner = torch.arange(len(self.room)).repeat_interleave(counts)
+        starts = torch.tensor(self.starts)
+        self.place = torch.arange(self.num_rows) - starts[self.owner]
+        step = torch.arange(self.widest)
+        inside = step < counts[:, None]
+        self.rows = torch.where(inside, starts[:, None] + step, 0)
+        self.real = inside.to(torch.float32)
+
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Apply what nn.Module applies to its buffers."""
+        self.owner, self.place, self.rows, self.real = fn(self.owner), fn(self.place), fn(self.rows), fn(self.real)
+
+
 class SiteFactors(nn.Module):
-    """The factors of all experts at one site; lower ranks and absent experts are padded with zeros."""
+    """The rows of all experts at one site; those of a slot lie together, and what a slot does not use is zero."""
 
-    A: Float[Tensor, "expert rank width_in"]
-    B: Float[Tensor, "expert width_out rank"]
+    A: Float[Tensor, "row width_in"]
+    B: Float[Tensor, "row width_out"]
 
-    def __init__(self, A: Float[Tensor, "expert rank width_in"], B: Float[Tensor, "expert width_out rank"]) -> None:
-        """B already carries each expert's scale, which saves one pass over the tokens."""
+    def __init__(self, number: int, layout: Layout, width_in: int, width_out: int) -> None:
+        """B is kept transposed and carries each expert's scale, which saves one pass over the tokens."""
         super().__init__()
-        self.register_buffer("A", A)
-        self.register_buffer("B", B)
+        self.number, self.layout, self.width_in, self.width_out = number, layout, width_in, width_out
+        self.ranks = [0] * len(layout.room)
+
+    @property
+    def numel(self) -> int:
+        """Entries of A and B."""
+        return self.layout.num_rows * (self.width_in + self.width_out)
+
+    def bind(self, store: Float[Tensor, " entry"]) -> None:
+        """Make A and B views of a piece of the flat store."""
+        rows = self.layout.num_rows
+        A, B = store.split([rows * self.width_in, rows * self.width_out])
+        self.register_buffer("A", A.view(rows, self.width_in))
+        self.register_buffer("B", B.view(rows, self.width_out))
+
+    def write(self, slot: int, factors: LoraFactors | None) -> None:
+        """Fill a slot's rows, rounding each number once; what the factors do not need becomes zero."""
+        start, room = self.layout.starts[slot], self.layout.room[slot]
+        rank = 0 if factors is None else factors.rank
+        if factors is not None:
+            self.A[start : start + rank].copy_(factors.A)
+            torch.mul(factors.B.T, factors.scale, out=self.B[start : start + rank])
+        self.A[start + rank : start + room].zero_()
+        self.B[start + rank : start + room].zero_()
+        self.ranks[slot] = rank
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Who sits in a slot. version: what the caller knows it by, such as a digest; revision: a new number at every write."""
+
+    name: str
+    card: BlockCard
+    version: str
+    revision: int
 
 
 class ExpertBank(nn.Module):
-    """Experts of one base model, stacked per site; frozen."""
+    """Experts of one base model, frozen, each in a slot; the serving form of blocks, whose lossless form is the store's.
 
-    def __init__(self, blocks: Sequence[CapabilityBlock]) -> None:
-        """Stack blocks in the given order.
+    Experts may differ in rank and in the sites they adapt. Loading and swapping copy one slot and do not depend on how
+    many there are. The state dict has two entries a site, however many experts there are.
+    """
 
-        Raises IncompatibleBlock when names repeat, bases differ, or a site has two shapes.
+    def __init__(
+        self,
+        blocks: Sequence[CapabilityBlock],
+        *,
+        spare: int = 0,
+        room: int = 0,
+        dtype: torch.dtype | None = None,
+        versions: Sequence[str] | None = None,
+    ) -> None:
+        """Put blocks into slots in the given order and keep `spare` free ones, each with the largest rank at every site.
+
+        room: rows that every slot has at least at every site, for versions of a higher rank or with more sites.
+        versions: what the blocks are known by, such as digests.
+        Raises IncompatibleBlock when names repeat, bases differ, a site has two shapes, or dtypes differ and dtype does
+        not say which one to take.
         """
         super().__init__()
         if not blocks:
             raise IncompatibleBlock("a bank needs at least one block; distil one or import an adapter folder")
-        self.names = tuple(block.card.name for block in blocks)
-        if len(set(self.names)) < len(self.names):
-            raise IncompatibleBlock(f"names in a bank must be unique, got {', '.join(self.names)}; rename one block")
         bases = {block.card.base for block in blocks}
         if len(bases) > 1:
             owners = ", ".join(f"{block.card.name} on {block.card.base[:12]}" for block in blocks)
             raise IncompatibleBlock(f"blocks of different bases cannot share a bank ({owners}); give each base its own")
         self.base = bases.pop()
-        self.blocks = tuple(blocks)
-        self.site_names = tuple(dict.fromkeys(site for block in blocks for site in block.factors))
-        self._sites = nn.ModuleList(_stack(site, blocks) for site in self.site_names)
+        dtypes = {f.A.dtype for block in blocks for f in block.factors.values()}
+        dtypes |= {f.B.dtype for block in blocks for f in block.factors.values()}
+        if dtype is None and len(dtypes) > 1:
+            listed = ", ".join(sorted(str(found) for found in dtypes))
+            raise IncompatibleBlock(f"the blocks mix {listed}; say which one the bank shall have: ExpertBank(..., dtype=)")
+        sites = {site: _widths(site, blocks) for block in blocks for site in block.factors}
+        ranks = {site: [block.factors[site].rank if site in block.factors else 0 for block in blocks] for site in sites}
+        rows = {
+            site: tuple(max(rank, room) for rank in (*given, *[max(given)] * spare)) for site, given in ranks.items()
+        }
+        total = sum(sum(rows[site]) * sum(widths) for site, widths in sites.items())
+        store = torch.zeros(total, dtype=dtype or dtypes.pop())
+        self._build(store, {site: (*widths, rows[site]) for site, widths in sites.items()})
+        self._residents: list[Resident | None] = [None] * (len(blocks) + spare)
+        self._writes = 0
+        for slot, block in enumerate(blocks):
+            self._sit(slot, block, block.card.name, "" if versions is None else versions[slot])
+
+    def _build(self, store: Tensor, sites: Mapping[str, tuple[int, int, tuple[int, ...]]]) -> None:
+        rooms = dict.fromkeys(room for _, _, room in sites.values())
+        layouts = {room: Layout(number, room) for number, room in enumerate(rooms)}
+        self._layouts = tuple(layouts.values())
+        self._sites = nn.ModuleList(
+            SiteFactors(number, layouts[room], width_in, width_out)
+            for number, (width_in, width_out, room) in enumerate(sites.values())
+        )
+        self.site_names = tuple(sites)
+        self._bind(store)
+
+    def _bind(self, store: Tensor) -> None:
+        self._store = store
+        sites = [site for _, site in self.items()]
+        for site, piece in zip(sites, store.split([site.numel for site in sites]), strict=True):
+            site.bind(piece)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ExpertBank":
+        # Moved as a whole, so that the sites stay views of one store.
+        for layout in self._layouts:
+            layout.move(fn)
+        self._bind(fn(self._store))
+        return self
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._residents)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all experts at the widest site."""
+        return max(layout.num_rows for layout in self._layouts)
+
+    @property
+    def writes(self) -> int:
+        """How often a slot was written: while it stands still, so do the bytes of every expert."""
+        return self._writes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the factors."""
+        return self._store.dtype
+
+    @property
+    def residents(self) -> tuple[Resident | None, ...]:
+        """Who sits where; None is a free slot."""
+        return tuple(self._residents)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the experts in the order of their slots."""
+        return tuple(resident.name for resident in self._residents if resident is not None)
+
+    def slot(self, name: str) -> int:
+        """The slot of an expert. Raises UnknownBlock."""
+        for slot, resident in enumerate(self._residents):
+            if resident is not None and resident.name == name:
+                return slot
+        raise UnknownBlock(f"no expert {name!r} in this bank; there are {', '.join(self.names)}")
 
     def items(self) -> Iterator[tuple[str, SiteFactors]]:
-        """Site names with their stacked factors."""
+        """Site names with their factors."""
         for name, site in zip(self.site_names, self._sites, strict=True):
             assert isinstance(site, SiteFactors)
             yield name, site
 
     def shape(self, width: int) -> BankShape:
         """What a gate over this bank must know; width is that of the model's hidden states."""
-        return BankShape(self.names, {name: site.A.shape[2] for name, site in self.items()}, width)
+        return BankShape(self.names, {name: site.width_in for name, site in self.items()}, width)
+
+    def factors(self, name: str) -> dict[str, LoraFactors]:
+        """An expert's factors by site, with the scale in B: views, which change when its slot is written."""
+        slot = self.slot(name)
+        found = {}
+        for site_name, site in self.items():
+            start, rank = site.layout.starts[slot], site.ranks[slot]
+            if rank:
+                rows = slice(start, start + rank)
+                found[site_name] = LoraFactors(site.A[rows], site.B[rows].T, 1.0)
+        return found
+
+    def load(self, block: CapabilityBlock, *, name: str = "", version: str = "") -> int:
+        """Put a block into the first free slot with room for its ranks; returns the slot.
+
+        name: under which to serve it, where it is not the card's. Raises IncompatibleBlock when the name is taken, the
+        base or a width differs, or no free slot has the room.
+        """
+        name = name or block.card.name
+        if name in self.names:
+            raise IncompatibleBlock(f"{name!r} is in the bank already; swap it, or load this one under another name")
+        free = [slot for slot, resident in enumerate(self._residents) if resident is None]
+        fitting = [slot for slot in free if self._misfit(slot, block) is None]
+        if not fitting:
+            why = self._misfit(free[0], block) if free else f"all {len(self)} slots are taken"
+            raise IncompatibleBlock(f"no free slot for {name!r}: {why}; unload an expert or build the bank with more `spare`")
+        self._sit(fitting[0], block, name, version)
+        return fitting[0]
+
+    def unload(self, name: str) -> int:
+        """Free an expert's slot and overwrite its factors with zeros; returns the slot."""
+        slot = self.slot(name)
+        self._write(slot, None)
+        self._writes += 1
+        self._residents[slot] = None
+        return slot
+
+    def swap(self, name: str, block: CapabilityBlock, *, version: str = "") -> int:
+        """Put another block, mostly a new version, into the slot of an expert, under the same name; returns the slot.
+
+        The expert stays as it is when this raises IncompatibleBlock: another base, another width, or too large a rank.
+        """
+        slot = self.slot(name)
+        if (why := self._misfit(slot, block)) is not None:
+            raise IncompatibleBlock(f"{block.card.name!r} does not fit the slot of {name!r}: {why}")
+        self._sit(slot, block, name, version)
+        return slot
+
+    def _misfit(self, slot: int, block: CapabilityBlock) -> str | None:
+        if block.card.base != self.base:
+            return f"it was trained on base {block.card.base[:12]!r}, the bank is of {self.base[:12]!r}"
+        sites = dict(self.items())
+        for name, factors in block.factors.items():
+            if name not in sites:
+                return f"it adapts {name!r}, which no expert of this bank does"
+            site = sites[name]
+            if (widths := (factors.A.shape[1], factors.B.shape[0])) != (site.width_in, site.width_out):
+                return f"{name!r} has widths {widths} in it and {(site.width_in, site.width_out)} in the bank"
+            if factors.rank > site.layout.room[slot]:
+                return f"{name!r} has rank {factors.rank}, the slot has room for {site.layout.room[slot]} (see `room`)"
+        return None
+
+    def _sit(self, slot: int, block: CapabilityBlock, name: str, version: str) -> None:
+        taken = [other.name for i, other in enumerate(self._residents) if other is not None and i != slot]
+        if name in taken:
+            raise IncompatibleBlock(f"names in a bank must be unique, got {name!r} twice; rename one block")
+        self._write(slot, block.factors)
+        self._writes += 1
+        self._residents[slot] = Resident(name, block.card, version, self._writes)
+
+    @torch.no_grad()
+    def _write(self, slot: int, factors: Mapping[str, LoraFactors] | None) -> None:
+        for name, site in self.items():
+            site.write(slot, None if factors is None else factors.get(name))
+
+    def save(self, path: Path) -> None:
+        """One safetensors file, two tensors a site, which `open` maps into memory."""
+        tensors = {f"{name}.{key}": getattr(site, key) for name, site in self.items() for key in ("A", "B")}
+        residents = [
+            resident and {"name": resident.name, "version": resident.version, "card": asdict(resident.card)}
+            for resident in self._residents
+        ]
+        sites = {
+            name: {"layout": site.layout.number, "ranks": None if site.ranks == [*site.layout.room] else site.ranks}
+            for name, site in self.items()
+        }
+        layouts = [layout.room for layout in self._layouts]
+        head = {"format": _FORMAT, "base": self.base, "residents": residents, "layouts": layouts, "sites": sites}
+        # A copy of each tensor: safetensors refuses views of one storage.
+        save_file({key: value.cpu().clone() for key, value in tensors.items()}, path, {"pmemx": json.dumps(head)})
+
+    @classmethod
+    def open(cls, path: Path) -> "ExpertBank":
+        """The bank of a file, mapped and read when it is first used, whatever its size; writing never reaches the file.
+
+        Raises CorruptBlock when the file is not a whole bank.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                head = json.loads((file.metadata() or {}).get("pmemx", "{}"))
+                slices = {key: file.get_slice(key) for key in file.offset_keys()}
+                shapes = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
+        except (SafetensorError, ValueError) as error:
+            raise CorruptBlock(f"{path} is not a whole safetensors file ({error}); write the bank again") from error
+        dtypes = {dtype for _, dtype in shapes.values()}
+        names = [f"{site}.{key}" for site in head.get("sites", {}) for key in ("A", "B")]
+        if head.get("format") != _FORMAT or len(dtypes) != 1 or set(names) != shapes.keys():
+            raise CorruptBlock(f"{path} holds no bank of this format; write it again with ExpertBank.save")
+        with path.open("rb") as raw:
+            start = 8 + int.from_bytes(raw.read(8), "little")
+        mapped = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        store = mapped[start:].view(_DTYPES[dtypes.pop()])
+        bank = cls.__new__(cls)
+        nn.Module.__init__(bank)
+        # Sites stand in the file in the order of their names, A before B.
+        order = sorted(head["sites"])
+        widths = {site: (shapes[f"{site}.A"][0][1], shapes[f"{site}.B"][0][1]) for site in order}
+        rooms = [tuple(room) for room in head["layouts"]]
+        bank._build(store, {site: (*widths[site], rooms[head["sites"][site]["layout"]]) for site in order})
+        for name, site in bank.items():
+            ranks = head["sites"][name]["ranks"]
+            site.ranks = [*site.layout.room] if ranks is None else ranks
+        bank.base, bank._writes = head["base"], len(head["residents"])
+        bank._residents = [
+            entry and Resident(entry["name"], _card(entry["card"]), entry["version"], slot + 1)
+            for slot, entry in enumerate(head["residents"])
+        ]
+        return bank
 
 
-def _stack(site: str, blocks: Sequence[CapabilityBlock]) -> SiteFactors:
-    present = [block.factors[site] for block in blocks if site in block.factors]
-    shapes = {(f.A.shape[1], f.B.shape[0]) for f in present}
-    if len(shapes) > 1:
+_FORMAT = "bank-1"
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+
+
+def _card(values: Mapping[str, Any]) -> BlockCard:
+    return BlockCard(**{**values, "parents": tuple(values["parents"])})
+
+
+def _widths(site: str, blocks: Sequence[CapabilityBlock]) -> tuple[int, int]:
+    widths = {(f.A.shape[1], f.B.shape[0]) for block in blocks if (f := block.factors.get(site)) is not None}
+    if len(widths) > 1:
         raise IncompatibleBlock(
-            f"site {site!r} has widths {sorted(shapes)} in one bank; its blocks are of different bases"
+            f"site {site!r} has widths {sorted(widths)} in one bank; its blocks are of different bases"
         )
-    (width_in, width_out), rank = shapes.pop(), max(f.rank for f in present)
-    A = present[0].A.new_zeros(len(blocks), rank, width_in)
-    B = present[0].B.new_zeros(len(blocks), width_out, rank)
-    for expert, block in enumerate(blocks):
-        if (factors := block.factors.get(site)) is not None:
-            A[expert, : factors.rank] = factors.A
-            B[expert, :, : factors.rank] = factors.scale * factors.B
-    return SiteFactors(A, B)
+    return widths.pop()
 
 
 def place(bank: ExpertBank, model: nn.Module) -> ExpertBank:
-    """Move the bank to the device and floating type of a model."""
-    parameter = next(model.parameters())
-    dtype = parameter.dtype if parameter.dtype.is_floating_point else torch.float32
-    return bank.to(device=parameter.device, dtype=dtype)
+    """Move the bank to the device and floating type of a model; of a quantised one, the type of its other weights."""
+    floating = next((p for p in model.parameters() if p.dtype.is_floating_point), None)
+    if floating is None:
+        raise IncompatibleBlock("the model has no floating-point weight to take the bank's type from; move the bank by hand")
+    return bank.to(device=floating.device, dtype=floating.dtype)

@@ -3,12 +3,13 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pmemx.core.bank import BankShape
 from pmemx.core.errors import ConfigError
 from pmemx.core.gate import ContextGate
+from pmemx.core.vote import Granularity
 
 
 class UniformGate(ContextGate):
@@ -17,8 +18,8 @@ class UniformGate(ContextGate):
     abstain is the share of "no expert" under a plain softmax: 0 gives the average of the experts.
     """
 
-    def __init__(self, shape: BankShape, *, abstain: float = 0.0) -> None:
-        super().__init__(shape)
+    def __init__(self, shape: BankShape, *, abstain: float = 0.0, granularity: Granularity = "prompt") -> None:
+        super().__init__(shape, granularity=granularity)
         if not 0 <= abstain < 1:
             raise ConfigError(f"gate.abstain = {abstain} is not a share in [0, 1)")
         num_experts = len(shape.experts)
@@ -26,11 +27,12 @@ class UniformGate(ContextGate):
         scores[0] = math.log(num_experts * abstain / (1 - abstain)) if abstain else -1e9
         self.register_buffer("scores", scores)
 
-    def forward(
-        self,
-        hidden: Float[Tensor, "batch token width"],
-        prompt: Bool[Tensor, "batch token"],
-        domain: Int[Tensor, " batch"] | None,
-    ) -> Float[Tensor, "batch 1 choice"]:
-        """The same scores for every row."""
-        return self.get_buffer("scores").expand(hidden.shape[0], 1, -1)
+    def read(self, hidden: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token feature"]:
+        """Nothing: all rows are treated alike."""
+        return hidden[..., :0]
+
+    def score(
+        self, pooled: Float[Tensor, "batch token feature"], domain: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch token choice"]:
+        """The same scores for every decision."""
+        return self.get_buffer("scores").expand(*pooled.shape[:2], -1)

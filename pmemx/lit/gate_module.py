@@ -13,7 +13,16 @@ from torch.nn import functional as F
 from pmemx.core.encoding import Batch, Encoded, collate
 from pmemx.core.errors import ConfigError
 from pmemx.core.gate import Gate, SiteGate
-from pmemx.core.routing import Routing
+from pmemx.core.gate_loss import (
+    balance_loss,
+    entropy_loss,
+    importance_loss,
+    mutual_information_loss,
+    supervision_loss,
+    z_loss,
+)
+from pmemx.core.routing import Observation
+from pmemx.core.shares import shares
 from pmemx.lit.settings import TrainerSettings
 from pmemx.lit.stream import DeviceBatch, Stream, indices
 from pmemx.runtime.attach import Routed
@@ -25,41 +34,40 @@ class GateLosses:
     trained without passes of the model.
 
     language_model: cross-entropy of the answers through the routed model. supervision: cross-entropy of the scores
-    against the true choice. balance (Switch, arXiv:2101.03961), z (ST-MoE, arXiv:2202.08906), entropy (per decision) and
-    mutual_information (Mod-Squad, arXiv:2212.08066, taken over the batch) act on the selection's shares.
+    against the true choice. The others are those of core.gate_loss, over the decisions of a batch; balance_k is the
+    number of choices that count in balance.
     """
 
     language_model: float = 1.0
     supervision: float = 1.0
     balance: float = 0.0
+    balance_k: int = 1
+    importance: float = 0.0
     z: float = 0.0
     entropy: float = 0.0
     mutual_information: float = 0.0
 
     def __post_init__(self) -> None:
-        if not any(vars(self).values()):
+        if not any(weight for name, weight in vars(self).items() if name != "balance_k"):
             raise ConfigError("all losses of the gate have weight 0; give at least one a weight")
+        if self.balance_k < 1:
+            raise ConfigError(f"losses.balance_k = {self.balance_k} counts no choice; set it to the k of the selection")
 
-
-def balance_loss(share: Float[Tensor, "decision choice"]) -> Float[Tensor, ""]:
-    """choices * sum_c f_c P_c: 1 when balanced, `choices` when collapsed; f_c is the share of decisions whose best choice is c."""
-    best = F.one_hot(share.argmax(dim=-1), share.shape[1]).to(share.dtype)
-    return share.shape[1] * (best.mean(dim=0) * share.mean(dim=0)).sum()
-
-
-def z_loss(scores: Float[Tensor, "decision choice"]) -> Float[Tensor, ""]:
-    """Mean squared log-sum-exp of the scores: keeps them small."""
-    return scores.logsumexp(dim=-1).square().mean()
-
-
-def entropy_loss(share: Float[Tensor, "decision choice"]) -> Float[Tensor, ""]:
-    """Mean entropy of a decision, in nats: low when decisions are sharp."""
-    return torch.special.entr(share).sum(dim=-1).mean()
-
-
-def mutual_information_loss(share: Float[Tensor, "decision choice"]) -> Float[Tensor, ""]:
-    """-(H(mean share) - mean H(share)): low when decisions are sharp and balanced over the batch."""
-    return entropy_loss(share) - torch.special.entr(share.mean(dim=0)).sum()
+    def of_decisions(
+        self, scores: Float[Tensor, "decision choice"], choice: Int[Tensor, " decision"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Every term but language_model that has a weight, before it is weighed."""
+        scores = scores.float()
+        share = shares(scores)
+        terms = {
+            "supervision": lambda: supervision_loss(scores, choice),
+            "balance": lambda: balance_loss(share, self.balance_k),
+            "importance": lambda: importance_loss(share),
+            "z": lambda: z_loss(scores),
+            "entropy": lambda: entropy_loss(share),
+            "mutual_information": lambda: mutual_information_loss(share),
+        }
+        return {name: term() for name, term in terms.items() if getattr(self, name)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,61 +116,71 @@ class GateModule(L.LightningModule):
 
     def __init__(self, routed: Routed, gate: Gate, losses: GateLosses, settings: TrainerSettings) -> None:
         super().__init__()
+        if losses.balance_k > gate.shape.num_choices:
+            raise ConfigError(
+                f"losses.balance_k = {losses.balance_k} is larger than the {gate.shape.num_choices} choices of the gate, "
+                f"no expert among them; set it to the k of the selection"
+            )
         # In a tuple, so that Lightning neither moves, counts nor saves the frozen model.
         self._routed = (routed,)
         self.gate, self.losses, self.settings = gate, losses, settings
 
     def training_step(self, batch: GateBatch, batch_idx: int) -> Tensor:
         """The weighted sum of the losses, each logged under its own name."""
-        routed = self._routed[0]
-        decisions: list[tuple[Tensor, Tensor]] = []
-
-        def observe(site: str, scores: Tensor | None, routing: Routing) -> None:
-            assert scores is not None
-            mask = batch.rows.attention if scores.shape[1] > 1 else torch.ones_like(batch.rows.attention[:, :1])
-            choice = batch.choice[:, None].expand(mask.shape)
-            if not decisions or scores is not seen[-1]:
-                decisions.append((scores[mask], choice[mask]))
-                seen.append(scores)
-
-        seen: list[Tensor] = []
-        routed.observer = observe
-        attention = batch.rows.attention.long()
-        logits: Tensor | None = None
-        try:
-            with routed.given(prompt=batch.rows.prompt, domain=batch.choice):
-                if self.losses.language_model or isinstance(self.gate, SiteGate):
-                    logits = routed.model(input_ids=batch.rows.ids, attention_mask=attention, use_cache=False).logits
-                else:
-                    decisions.append((routed.decide(batch.rows.ids, attention)[:, 0], batch.choice))
-        finally:
-            routed.observer = None
+        scores, choice, logits = self._decisions(batch)
+        terms = self.losses.of_decisions(scores, choice)
         speaks = batch.speaks[:, None].expand(batch.rows.answer.shape)[batch.rows.answer]
-        scores = torch.cat([scores for scores, _ in decisions])
-        choice = torch.cat([choice for _, choice in decisions])
-        share = scores.float().softmax(dim=-1)
-        weights = self.losses
-        terms: dict[str, Tensor] = {}
-        if weights.language_model and logits is not None and speaks.any():
+        if self.losses.language_model and logits is not None and speaks.any():
             said = batch.rows.at_answers(logits)[speaks]
             terms["language_model"] = F.cross_entropy(said.float(), batch.rows.labels[speaks])
-        if weights.supervision:
-            terms["supervision"] = F.cross_entropy(scores.float(), choice)
-        for name, value in (
-            ("balance", balance_loss(share)),
-            ("z", z_loss(scores)),
-            ("entropy", entropy_loss(share)),
-            ("mutual_information", mutual_information_loss(share)),
-        ):
-            if getattr(weights, name):
-                terms[name] = value
-        total = sum((getattr(weights, name) * value for name, value in terms.items()), torch.zeros(()))
+        total = sum((getattr(self.losses, name) * value for name, value in terms.items()), torch.zeros(()))
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("train/accuracy", (scores.argmax(dim=-1) == choice).float().mean())
         self.log("train/loss", total.detach())
         return total
 
+    def _decisions(self, batch: GateBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Scores [decision, choice] with the true choice of each, and logits if there was a pass of the model.
+
+        A decision that sites share counts once; one that is taken at every token counts at the attended ones.
+        """
+        routed, attention = self._routed[0], batch.rows.attention.long()
+        seen: list[Tensor] = []
+
+        def observe(observation: Observation) -> None:
+            assert observation.scores is not None
+            if not any(observation.scores is scores for scores in seen):
+                seen.append(observation.scores)
+
+        alone = isinstance(self.gate, SiteGate) and self.gate.trains_alone
+        names = self.gate.shape.experts
+        active = [[names[own - 1]] if own else [] for own in batch.choice.tolist()] if alone else None
+        logits: Tensor | None = None
+        with routed.observed(observe), routed.given(prompt=batch.rows.prompt, domain=batch.choice, active=active):
+            if self.losses.language_model or isinstance(self.gate, SiteGate):
+                logits = routed.model(input_ids=batch.rows.ids, attention_mask=attention, use_cache=False).logits
+            else:
+                seen.append(routed.decide(batch.rows.ids, attention))
+        decisions = [_counted(scores, batch) for scores in seen]
+        scores, choice = torch.cat([scores for scores, _ in decisions]), torch.cat([choice for _, choice in decisions])
+        if alone:
+            own = F.one_hot(choice, scores.shape[1]).bool()
+            own[:, 0] = True
+            scores = scores.masked_fill(~own, float("-inf"))
+        return scores, choice, logits
+
     def configure_optimizers(self) -> Any:
         """AdamW with the schedule advanced every step."""
         optimizer, schedule = self.settings.optimizer(self.gate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _counted(
+    scores: Float[Tensor, "batch decision *site choice"], batch: GateBatch
+) -> tuple[Float[Tensor, "counted choice"], Int[Tensor, " counted"]]:
+    """Decisions about rows, or about their attended tokens, with the true choice of each."""
+    attended = batch.rows.attention
+    counted = attended if scores.shape[1] == attended.shape[1] else attended.any(dim=1, keepdim=True)
+    choice = batch.choice[:, None].expand(counted.shape)[counted]
+    found = scores[counted].flatten(1, -2) if scores.dim() == 4 else scores[counted][:, None]
+    return found.flatten(0, 1), choice.repeat_interleave(found.shape[1])

@@ -1,192 +1,563 @@
 """Attach a bank to a frozen causal language model with hooks, so that leaving restores the base bit for bit."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from threading import local
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers.cache_utils import Cache, StaticCache
 
 from pmemx.core.bank import ExpertBank, SiteFactors, place
+from pmemx.core.block import CapabilityBlock
 from pmemx.core.errors import IncompatibleBlock, PmemxError
-from pmemx.core.gate import ContextGate, Gate, SiteGate
-from pmemx.core.mix import mix
-from pmemx.core.routing import Routing, Select
-
-Observer = Callable[[str, "Tensor | None", Routing], None]
-"""Called with the site, the scores [batch, token, choice] (None for fixed weights) and the routing of every mix."""
+from pmemx.core.gate import ContextGate, FactorGate, Gate, SiteGate
+from pmemx.core.mix import Mixing
+from pmemx.core.profile import Profile
+from pmemx.core.routing import Observer, Routing, Select
+from pmemx.runtime.cache import Decision, Kept, RoutingLayer, Stamp, routing_layer
+from pmemx.runtime.checkpointing import recomputing
+from pmemx.runtime.lock import SharedLock
+from pmemx.runtime.look import Look
+from pmemx.runtime.request import Request, attended_tokens, by_row, domain_by_row, prompt_by_row
+from pmemx.runtime.running import Pass, Rules
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
-    """What a caller knows of the rows of a pass: which tokens are prompt, and the true choice (0 none, -1 unknown)."""
+class _Defaults:
+    """What holds where a request says nothing; serial tells one setting from the next."""
 
-    prompt: Bool[Tensor, "batch token"] | None = None
-    domain: Int[Tensor, " batch"] | None = None
+    serial: int = 0
+    active: tuple[str, ...] | None = None
+    weights: Float[Tensor, " expert"] | None = None
+
+
+class _Thread(local):
+    """What belongs to the thread that runs a pass."""
+
+    running: Pass | None = None
+    request: Request = Request()
+    observers: tuple[Observer, ...] = ()
+    disabled: bool = False
+    checkpoints: Any = None
 
 
 class Routed:
-    """A model with a bank attached; made by `attached`, of no use after it.
+    """A model with a bank attached; made by `attach`, of no use after `detach`.
 
-    A decision about a prompt is taken in the pass that reads the prompt (an empty KV cache) and kept while the cache
-    grows, so `model.generate` works unchanged, greedy or sampled.
+    Experts may be loaded, unloaded, swapped, activated and weighed while the model serves. What a request asks for
+    (`given`) holds for one thread only. A decision about a prompt is taken in the pass that reads the prompt (an empty KV
+    cache) and travels with the cache, so `model.generate` works unchanged: greedy, sampled or with beams.
     """
 
-    def __init__(self, model: nn.Module, bank: ExpertBank, gate: Gate | None, select: Select | None) -> None:
-        self.model, self.bank, self.gate, self.select = model, bank, gate, select
-        self.observer: Observer | None = None
-        self._fixed: Routing | None = None
-        self._inactive: Tensor | None = None
-        self._enabled = True
-        self._given = Given()
-        self._prompt: Tensor | None = None
-        self._kept: dict[str, tuple[Tensor | None, Routing]] = {}
+    def __init__(
+        self, model: nn.Module, bank: ExpertBank, gate: Gate | None, select: Select | None, mixing: Mixing
+    ) -> None:
+        self.model, self.bank, self.gate, self.select, self.mixing = model, bank, gate, select, mixing
+        self.profiles: Mapping[str, Profile] = {}
+        self._look = Look(model)
+        self._lock = SharedLock()
+        self._thread = _Thread()
+        self._defaults = _Defaults()
+        self._fixed: tuple[tuple[int, int, bool], Decision] | None = None
+        self._ruled: tuple[tuple[object, ...], Stamp, Rules] | None = None
         self._handles: list[RemovableHandle] = []
+
+    # What a thread asks for.
 
     @contextmanager
     def given(
-        self, prompt: Bool[Tensor, "batch token"] | None = None, domain: Int[Tensor, " batch"] | None = None
+        self,
+        prompt: Bool[Tensor, "batch token"] | None = None,
+        domain: Int[Tensor, " batch"] | None = None,
+        active: Sequence[Sequence[str] | None] | None = None,
+        profiles: Sequence[str | None] | None = None,
     ) -> Iterator[None]:
-        """Tell the next passes which tokens are prompt (default: all attended ones) and the true choice of each row."""
-        before, self._given = self._given, Given(prompt, domain)
+        """Say of the next passes of this thread what Request describes; what is not given stays as an outer block said."""
+        for name in {name for row in active or () for name in row or ()}:
+            self.bank.slot(name)
+        for name in {name for name in profiles or () if name is not None}:
+            if name not in self.profiles:
+                raise PmemxError(f"no profile {name!r} is defined; there are: {', '.join(self.profiles) or 'none'}")
+        said = {
+            "prompt": prompt,
+            "domain": domain,
+            "active": None if active is None else tuple(None if row is None else tuple(row) for row in active),
+            "profiles": None if profiles is None else tuple(profiles),
+        }
+        before = self._thread.request
+        self._thread.request = replace(before, **{key: value for key, value in said.items() if value is not None})
         try:
             yield
         finally:
-            self._given = before
+            self._thread.request = before
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Passes inside see the base model alone."""
-        before, self._enabled = self._enabled, False
+        """Passes of this thread inside see the base model alone."""
+        before, self._thread.disabled = self._thread.disabled, True
         try:
             yield
         finally:
-            self._enabled = before
+            self._thread.disabled = before
 
-    def weigh(self, weights: Float[Tensor, " expert"]) -> None:
-        """Instead of a gate: the same weight of every expert for every token, without a limit on their sum."""
-        if weights.shape != (len(self.bank),):
-            raise PmemxError(
-                f"{tuple(weights.shape)[0]} weights for {len(self.bank)} experts; give one weight an expert"
-            )
-        chosen = weights.nonzero()[:, 0]
-        self._fixed = Routing(chosen[None, None], weights[chosen][None, None], len(self.bank))
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Call the observer at every site of every pass of this thread inside."""
+        before = self._thread.observers
+        self._thread.observers = (*before, observer)
+        try:
+            yield
+        finally:
+            self._thread.observers = before
+
+    # What holds for everybody.
+
+    def weigh(self, weights: Float[Tensor, " expert"] | Sequence[float] | None) -> None:
+        """Instead of a gate: the same weight of every expert for every token, without a limit on their sum.
+
+        None gives the word back to the gate. In the order of the bank's names.
+        """
+        if weights is not None:
+            weights = torch.as_tensor(weights, dtype=torch.float32, device=self._device)
+            if weights.shape != (len(self.bank.names),):
+                raise PmemxError(
+                    f"{weights.numel()} weights for {len(self.bank.names)} experts; give one weight an expert"
+                )
+            if not weights.isfinite().all():
+                raise PmemxError(f"weights {weights.tolist()} are not finite; give numbers")
+        self._defaults = replace(self._defaults, serial=self._defaults.serial + 1, weights=weights)
 
     def activate(self, names: Sequence[str] | None) -> None:
         """Let the gate choose among these experts and no expert only; None lets it choose among all again."""
-        if names is None:
-            self._inactive = None
-            return
-        unknown = [name for name in names if name not in self.bank.names]
-        if unknown:
-            raise PmemxError(f"no expert {unknown[0]!r} in this bank; there are {', '.join(self.bank.names)}")
-        active = [True, *(name in names for name in self.bank.names)]
-        self._inactive = ~torch.tensor(active, device=next(self.model.parameters()).device)
+        for name in names or ():
+            self.bank.slot(name)
+        active = None if names is None else tuple(names)
+        self._defaults = replace(self._defaults, serial=self._defaults.serial + 1, active=active)
+
+    def define(self, profile: Profile) -> None:
+        """Make a profile known, or replace the one of its name. Raises IncompatibleBlock for an expert that is not there."""
+        for name in profile.weights:
+            resident = self.bank.residents[self.bank.slot(name)]
+            assert resident is not None
+            if profile.versions.get(name, resident.version) != resident.version:
+                raise IncompatibleBlock(
+                    f"profile {profile.name!r} wants version {profile.versions[name]!r} of {name!r}, the bank holds "
+                    f"{resident.version!r}; swap that version in"
+                )
+        self.profiles = {**self.profiles, profile.name: profile}
+
+    def load(self, block: CapabilityBlock, *, name: str = "", version: str = "") -> None:
+        """Put a block into a free slot; see ExpertBank.load. Weights and profiles reach it at once, a gate only if it was
+        built for an expert of this name."""
+        self._change(lambda: self.bank.load(block, name=name, version=version))
+
+    def unload(self, name: str) -> None:
+        """Free an expert's slot; no gate can choose it any more. Raises PmemxError while a profile or weights use it."""
+        users = [profile.name for profile in self.profiles.values() if name in profile.weights]
+        if users:
+            raise PmemxError(f"profile {users[0]!r} uses {name!r}; define it anew without that expert first")
+        if self._defaults.weights is not None:
+            raise PmemxError(f"fixed weights are set by the position of experts; weigh(None) before unloading {name!r}")
+        self._change(lambda: self.bank.unload(name))
+
+    def swap(self, name: str, block: CapabilityBlock, *, version: str = "") -> None:
+        """Put another block into an expert's slot; see ExpertBank.swap. Caches that know the earlier one are refused."""
+        pinned = [profile for profile in self.profiles.values() if profile.versions.get(name, version) != version]
+        if pinned:
+            raise PmemxError(
+                f"profile {pinned[0].name!r} wants version {pinned[0].versions[name]!r} of {name!r}, not {version!r}; "
+                f"define it anew first"
+            )
+        self._change(lambda: self.bank.swap(name, block, version=version))
+
+    def _change(self, change: Callable[[], int]) -> None:
+        with self._lock.alone():
+            slot = change()
+            resident = self.bank.residents[slot]
+            if resident is not None and isinstance(self.gate, FactorGate) and resident.name in self.gate.shape.experts:
+                expert = self.gate.shape.experts.index(resident.name)
+                self.gate.read_expert(expert, self.bank.factors(resident.name))
+
+    # What gates see, without the pass of the routed model.
 
     def decide(
         self, ids: Int[Tensor, "batch token"], attention: Int[Tensor, "batch token"]
-    ) -> Float[Tensor, "batch 1 choice"]:
-        """What a context gate says of these rows, without the pass of the routed model. Raises PmemxError for a site gate."""
-        self._begin(self.model, (), {"input_ids": ids, "attention_mask": attention})
-        scores, _ = self._kept.get("", (None, None))
-        if scores is None:
-            raise PmemxError("a gate at the sites decides in the pass of the model; call the model")
-        return scores
+    ) -> Float[Tensor, "batch decision *site choice"]:
+        """What a context gate says of these rows. Raises PmemxError for a site gate."""
+        gate = self._context_gate()
+        pooled, running = self._pooled(gate, ids, attention)
+        return gate.score(pooled, running.domain)
+
+    def pooled(
+        self, ids: Int[Tensor, "batch token"], attention: Int[Tensor, "batch token"]
+    ) -> Float[Tensor, "batch decision feature"]:
+        """What the tokens of these rows say to a context gate, pooled by its granularity. Raises PmemxError for a site gate."""
+        return self._pooled(self._context_gate(), ids, attention)[0]
+
+    def _context_gate(self) -> ContextGate:
+        if not isinstance(self.gate, ContextGate):
+            raise PmemxError("only a gate that reads the context can say so without the model's pass; call the model")
+        return self.gate
+
+    def _pooled(self, gate: ContextGate, ids: Tensor, attention: Tensor) -> tuple[Tensor, Pass]:
+        kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
+        running = self._prepare((), kwargs)
+        return self._heard(gate, running, ids, kwargs), running
+
+    # The pass.
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     def _attach(self) -> None:
         modules = dict(self.model.named_modules())
         self._handles.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
+        self._handles.append(self.model.register_forward_hook(self._end, with_kwargs=True, always_call=True))
         for name, site in self.bank.items():
             self._handles.append(modules[name].register_forward_hook(self._hook(name, site)))
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
+        """Remove every hook: the model is the base again, bit for bit."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
+    @torch.compiler.disable
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before a pass: on an empty cache forget the last prompt's decisions; a context gate decides at once."""
-        if not self._enabled or self._fixed is not None:
+        thread = self._thread
+        if thread.disabled:
             return
-        past = kwargs.get("past_key_values")
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        embeddings = kwargs.get("inputs_embeds")
-        given = ids if ids is not None else embeddings
-        assert given is not None
-        rows = given.shape[0]
-        if past is not None and past.get_seq_length() > 0:
-            kept = next(iter(self._kept.values()), None)
-            if kept is not None and kept[1].index.shape[0] != rows:
-                raise PmemxError(
-                    f"a cache of {kept[1].index.shape[0]} rows is continued with {rows}; start generation anew"
-                )
-            self._prompt = None
+        self._lock.begin()
+        try:
+            running = self._prepare(args, kwargs)
+            ids = kwargs.get("input_ids", args[0] if args else None)
+            if running.rules.fixed is None and not running.decided:
+                self._decide(running, ids, kwargs)
+            thread.checkpoints = recomputing(model, self._recompute(running))
+            thread.checkpoints.__enter__()
+            thread.running = running
+        except BaseException:
+            self._lock.end()
+            raise
+
+    @torch.compiler.disable
+    def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        thread = self._thread
+        running = thread.running
+        if thread.disabled or running is None:
             return
-        self._kept.clear()
-        self._prompt = self._prompt_mask(given, kwargs.get("attention_mask"))
-        if isinstance(self.gate, ContextGate):
-            hidden = self._context(self.gate.layer, ids, kwargs)
-            scores = self.gate(hidden, self._prompt, self._given.domain)
-            self._kept[""] = (scores, self._choose(scores))
-
-    def _prompt_mask(self, like: Tensor, attention: Tensor | None) -> Tensor:
-        if self._given.prompt is not None:
-            return self._given.prompt
-        everything = torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
-        return everything if attention is None or attention.dim() != 2 else attention[:, -like.shape[1] :].bool()
-
-    def _context(self, layer: int, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        embeddings = kwargs.get("inputs_embeds")
-        if layer == 0:
-            return embeddings if embeddings is not None else self.model.get_input_embeddings()(ids)  # type: ignore[operator]
-        with self.disabled(), torch.no_grad():
-            out = self.model(
-                input_ids=ids,
-                inputs_embeds=embeddings,
-                attention_mask=kwargs.get("attention_mask"),
-                position_ids=kwargs.get("position_ids"),
-                output_hidden_states=True,
-                use_cache=False,
-            )
-        return out.hidden_states[layer]
-
-    def _choose(self, scores: Tensor) -> Routing:
-        assert self.select is not None
-        if self._inactive is not None:
-            scores = scores.masked_fill(self._inactive, float("-inf"))
-        return self.select(scores)
+        thread.running = None
+        thread.checkpoints.__exit__(None, None, None)
+        self._lock.end()
+        if output is None:
+            return
+        running.check()
+        cache = kwargs.get("past_key_values")
+        cache = cache if cache is not None else getattr(output, "past_key_values", None)
+        if isinstance(cache, Cache):
+            layer = routing_layer(cache)
+            if layer is None:
+                cache.layers.append(RoutingLayer(running.kept))
+            else:
+                layer.kept = running.kept
 
     def _hook(self, name: str, site: SiteFactors) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
         def add_experts(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            if not self._enabled:
+            thread = self._thread
+            if thread.disabled:
                 return None
-            x = args[0]
-            scores, routing = self._route(name, x)
-            if self.observer is not None:
-                self.observer(name, scores, routing)
-            return output if routing.index.shape[2] == 0 else output + mix(x, site, routing).to(output.dtype)
+            running = thread.running
+            if running is None:
+                raise PmemxError(
+                    f"{name!r} was reached without a pass of the attached model; call the model itself, not a part of it"
+                )
+            return running.add(name, site, args[0], output)
 
         return add_experts
 
-    def _route(self, site: str, x: Tensor) -> tuple[Tensor | None, Routing]:
-        if self._fixed is not None:
-            rows = x.shape[0], 1, self._fixed.index.shape[2]
-            return None, Routing(self._fixed.index.expand(rows), self._fixed.weight.expand(rows), len(self.bank))
-        if not isinstance(self.gate, SiteGate):
-            return self._kept[""]
-        if self.gate.granularity == "prompt" and site in self._kept:
-            return self._kept[site]
-        scores = self.gate(site, x)
-        if self.gate.granularity == "token":
-            return scores, self._choose(scores)
-        assert self._prompt is not None
-        prompt = self._prompt[..., None]
-        scores = (scores * prompt).sum(dim=1, keepdim=True) / prompt.sum(dim=1, keepdim=True).clamp_min(1)
-        self._kept[site] = (scores, self._choose(scores))
-        return self._kept[site]
+    def _recompute(self, running: Pass) -> Callable[[], Any]:
+        @contextmanager
+        def resumed() -> Iterator[None]:
+            thread = self._thread
+            before, thread.running = thread.running, running.again()
+            try:
+                yield
+            finally:
+                thread.running = before
+
+        return resumed
+
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass:
+        ids, embeddings = kwargs.get("input_ids", args[0] if args else None), kwargs.get("inputs_embeds")
+        tokens = ids if ids is not None else embeddings
+        if tokens is None:
+            raise PmemxError("a pass needs input_ids or inputs_embeds")
+        rows, length = tokens.shape[:2]
+        request, defaults = self._thread.request, self._defaults
+        cache = kwargs.get("past_key_values")
+        stamp, rules = self._ruling(request, defaults, rows)
+        kept, continues = self._kept(cache, rows, stamp)
+        attended = attended_tokens(
+            kwargs.get("attention_mask"), tokens, int(cache.get_seq_length()) if continues else 0
+        )
+        prompt = attended
+        if request.prompt is not None and not continues:
+            prompt = prompt_by_row(request.prompt, rows, length)
+        running = Pass(
+            gate=self.gate,
+            select=self.select,
+            rules=rules,
+            observers=self._thread.observers,
+            attended=attended,
+            prompt=prompt,
+            domain=domain_by_row(request.domain, rows),
+            kept=kept,
+            continues=continues,
+        )
+        prompted = self.gate is not None and self.gate.granularity == "prompt"
+        if prompted and not continues and request.prompt is None and cache is not None:
+            self._refuse_drafts(kwargs.get("logits_to_keep", 1))
+        if continues and prompted and (isinstance(self.gate, ContextGate) or self.gate.level == "model"):  # type: ignore[union-attr]
+            running.decided = kept.decisions
+        if self.gate is None and running.rules.fixed is None:
+            running.decided[""] = self._profiles_alone(running.rules, rows)
+        return running
+
+    @staticmethod
+    def _refuse_drafts(logits_to_keep: int | Tensor) -> None:
+        # Assisted generation lets the first pass read drafts behind the prompt, and asks for the logits of each.
+        if isinstance(logits_to_keep, int) and logits_to_keep > 1:
+            raise PmemxError(
+                f"the last {logits_to_keep - 1} tokens of this pass may be drafts, which a decision about the prompt must not "
+                f"see; mark the prompt: `with routed.given(prompt=attention_mask.bool())`"
+            )
+
+    def _ruling(self, request: Request, defaults: _Defaults, rows: int) -> tuple[Stamp, Rules]:
+        # The same for every step of a generation, and linear in the number of experts. A tensor that was made in inference
+        # mode is of no use to a pass that records gradients.
+        inference = torch.is_inference_mode_enabled()
+        state = (self.bank.writes, defaults, self.profiles, request.active, request.profiles, rows, inference)
+        known = self._ruled
+        if known is None or any(was is not now and was != now for was, now in zip(known[0], state, strict=True)):
+            known = self._ruled = (state, self._stamp(request, defaults), self._rules(request, defaults, rows))
+        return known[1], known[2]
+
+    def _stamp(self, request: Request, defaults: _Defaults) -> Stamp:
+        profiles = None
+        names = self.gate.shape.experts if self.gate is not None else ()
+        if request.profiles is not None:
+            profiles = tuple(None if name is None else self.profiles[name] for name in request.profiles)
+            names += tuple(name for profile in profiles if profile is not None for name in profile.weights)
+        elif defaults.weights is not None:
+            names = self.bank.names
+        present = {r.name: r.revision for r in self.bank.residents if r is not None}
+        revisions = tuple((name, present.get(name, 0)) for name in dict.fromkeys(names))
+        return Stamp(defaults.serial, request.active, profiles, revisions)
+
+    def _kept(self, cache: Any, rows: int, stamp: Stamp) -> tuple[Kept, bool]:
+        if not isinstance(cache, Cache) or not cache.layers or not cache.get_seq_length() > 0:
+            return Kept(rows, stamp), False
+        layer = routing_layer(cache)
+        if layer is None:
+            raise PmemxError(
+                "this cache was built without the bank attached, or without this one; begin generation anew inside it"
+            )
+        kept = layer.kept
+        if kept.rows != rows:
+            raise PmemxError(f"a cache of {kept.rows} rows is continued with {rows}; start generation anew")
+        if kept.stamp != stamp:
+            raise PmemxError(f"{_difference(kept.stamp, stamp)} since this cache was built; start generation anew")
+        return kept, True
+
+    def _rules(self, request: Request, defaults: _Defaults, rows: int) -> Rules:
+        barred = slots = None
+        if self.gate is not None:
+            barred, slots = self._choices(self.gate, request, defaults, rows)
+        fixed = self._fixed_decision(defaults) if request.profiles is None else None
+        return Rules(
+            barred=barred,
+            slots=slots,
+            profiled=self._profiled(request, rows),
+            fixed=fixed,
+            num_slots=len(self.bank),
+            rows=self.bank.num_rows,
+            mixing=self.mixing,
+        )
+
+    def _choices(
+        self, gate: Gate, request: Request, defaults: _Defaults, rows: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        experts, residents = gate.shape.experts, self.bank.residents
+        position = {r.name: slot for slot, r in enumerate(residents) if r is not None}
+        slots = [position.get(name, 0) for name in experts]
+        ordered = len(experts) == len(residents) and slots == list(range(len(experts)))
+        active = request.active if request.active is not None else (defaults.active,)
+        barred = None
+        if any(row is not None for row in active) or any(name not in position for name in experts):
+            allowed = [position.keys() if row is None else set(row) & position.keys() for row in active]
+            table = [[False, *(name not in row for name in experts)] for row in allowed]
+            table = table if len(table) == 1 else by_row("active", table, rows)
+            barred = torch.tensor(table, device=self._device)
+        return barred, None if ordered else torch.tensor(slots, device=self._device)
+
+    def _profiled(self, request: Request, rows: int) -> tuple[Tensor, Routing] | None:
+        if request.profiles is None:
+            return None
+        asked = by_row("profiles", request.profiles, rows)
+        chosen = [self.profiles[name].weights if name is not None else {} for name in asked]
+        widest = max(len(weights) for weights in chosen)
+        index = torch.zeros(rows, 1, widest, dtype=torch.long)
+        weight = torch.zeros(rows, 1, widest)
+        for row, weights in enumerate(chosen):
+            for place_, (name, value) in enumerate(weights.items()):
+                index[row, 0, place_], weight[row, 0, place_] = self.bank.slot(name), value
+        which = torch.tensor([name is not None for name in asked])
+        device = self._device
+        return which.to(device), Routing(index.to(device), weight.to(device), len(self.bank))
+
+    def _profiles_alone(self, rules: Rules, rows: int) -> Decision:
+        if rules.profiled is not None:
+            return Decision(None, rules.profiled[1])
+        nothing = torch.zeros(rows, 1, 0, dtype=torch.long, device=self._device)
+        return Decision(None, Routing(nothing, nothing.float(), len(self.bank)))
+
+    def _fixed_decision(self, defaults: _Defaults) -> Decision | None:
+        if defaults.weights is None:
+            return None
+        state = defaults.serial, self.bank.writes, torch.is_inference_mode_enabled()
+        known = self._fixed
+        if known is None or known[0] != state:
+            chosen = defaults.weights.nonzero()[:, 0]
+            slots = torch.tensor([self.bank.slot(name) for name in self.bank.names], device=chosen.device)[chosen]
+            routing = Routing(slots[None, None], defaults.weights[chosen][None, None], len(self.bank))
+            known = self._fixed = (state, Decision(None, routing))
+        return known[1]
+
+    # Looking at the base.
+
+    def _decide(self, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> None:
+        gate = self.gate
+        if isinstance(gate, ContextGate):
+            scores = gate.score(self._heard(gate, running, ids, kwargs), running.domain)
+            if scores.dim() == 3:
+                running.decide("", scores)
+            else:
+                for number, site in enumerate(gate.shape.sites):
+                    running.decide(site, scores[:, :, number])
+        elif gate is not None and gate.level == "model":
+            said = self._look_at_sites(gate, running, ids, kwargs)
+            running.decide("", running.vote("", said))
+
+    def _heard(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        with self._looking(None):
+            hidden = self._look.hidden(gate.layer, ids, kwargs, self._base_cache(gate, running, kwargs))
+        inside = running.prompt if gate.granularity == "prompt" else running.attended
+        hidden = hidden.masked_fill(~inside[..., None], 0)
+        if gate.reach:
+            before = running.kept.last
+            if before is None:
+                before = hidden.new_zeros(hidden.shape[0], gate.reach, hidden.shape[2])
+            hidden = torch.cat([before, hidden], dim=1)
+            if gate.granularity != "prompt":
+                running.kept.last = hidden[:, -gate.reach :]
+        return running.vote("", gate.read(hidden))
+
+    def _look_at_sites(self, gate: SiteGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        total: list[Tensor] = []
+        trains = torch.is_grad_enabled()
+
+        def hear(site: str, x: Tensor) -> None:
+            with torch.set_grad_enabled(trains):
+                said = gate(site, x)
+                total[:] = [total[0] + said] if total else [said]
+
+        with self._looking((running, hear)):
+            self._look.over(ids, kwargs, self._base_cache(gate, running, kwargs))
+        return total[0]
+
+    @contextmanager
+    def _looking(self, at_sites: tuple[Pass, Callable[[str, Tensor], None]] | None) -> Iterator[None]:
+        """Passes inside are of the base alone; at_sites hears what its sites read."""
+        thread = self._thread
+        if at_sites is None:
+            with self.disabled():
+                yield
+            return
+        running, running.at_sites = at_sites
+        before, thread.running = thread.running, running
+        try:
+            yield
+        finally:
+            thread.running, running.at_sites = before, None
+
+    def _base_cache(self, gate: Gate, running: Pass, kwargs: dict[str, Any]) -> Cache | None:
+        """The second cache: what a gate that looks at the base in every pass keeps, so that it looks at new tokens only."""
+        beside = kwargs.get("past_key_values")
+        if gate.granularity == "prompt":
+            # The masks that come with a static cache fit no other.
+            return self._look.new_cache(beside) if isinstance(beside, StaticCache) else None
+        if not self._look.caches(kwargs):
+            return None
+        if running.kept.base is None:
+            running.kept.base = self._look.new_cache(beside)
+        return running.kept.base
+
+
+def _difference(before: Stamp, now: Stamp) -> str:
+    revisions = dict(now.revisions)
+    changed = [name for name, revision in before.revisions if revisions.get(name, revision) != revision]
+    if changed:
+        return f"expert {changed[0]!r} was swapped, loaded or unloaded"
+    if before.profiles != now.profiles:
+        return "the profiles of the rows changed"
+    return "the active experts or their weights changed"
+
+
+def attach(
+    model: nn.Module,
+    bank: ExpertBank,
+    *,
+    gate: Gate | None = None,
+    select: Select | None = None,
+    weights: Float[Tensor, " expert"] | Sequence[float] | None = None,
+    base: str | None = None,
+    mixing: Mixing = "after",
+) -> Routed:
+    """Put the bank's experts on the model, chosen by a gate and a selection, weighed without one, or by profiles alone.
+
+    base: fingerprint of the model, to refuse experts of another one. mixing: see core.mix.Mixing. The model's own weights,
+    state dict and methods are never touched; the bank moves to its device and floating type.
+    Raises IncompatibleBlock when the base differs, a site of the bank is missing or of another width, or the gate was
+    built for other experts or sites; PmemxError when the model has a bank already.
+    """
+    if (gate is None) != (select is None) or (gate is not None and weights is not None):
+        raise PmemxError("attach with a gate and a selection, or with weights, and not with both")
+    if any(isinstance(getattr(hook, "__self__", None), Routed) for hook in model._forward_pre_hooks.values()):
+        raise PmemxError(
+            "a bank is attached to this model already; detach it first, or load the experts into its slots"
+        )
+    if base is not None and bank.base and base != bank.base:
+        raise IncompatibleBlock(
+            f"the bank's experts were trained on base {bank.base[:12]}, but the model is {base[:12]}; "
+            f"load that base, or distil the experts again on this one"
+        )
+    _check_sites(model, bank)
+    if gate is not None:
+        _check_gate(gate, bank)
+    routed = Routed(model, place(bank, model), gate, select, mixing)
+    if isinstance(gate, FactorGate):
+        for expert, name in enumerate(gate.shape.experts):
+            gate.read_expert(expert, bank.factors(name))
+    if weights is not None:
+        routed.weigh(weights)
+    routed._attach()
+    return routed
 
 
 @contextmanager
@@ -198,32 +569,54 @@ def attached(
     select: Select | None = None,
     weights: Float[Tensor, " expert"] | Sequence[float] | None = None,
     base: str | None = None,
+    mixing: Mixing = "after",
 ) -> Iterator[Routed]:
-    """The model with the bank's experts, chosen by a gate and a selection, or always on with fixed weights.
+    """`attach` for the length of a block; leaving it, even by an error, gives the base back bit for bit."""
+    routed = attach(model, bank, gate=gate, select=select, weights=weights, base=base, mixing=mixing)
+    try:
+        yield routed
+    finally:
+        routed.detach()
 
-    base: fingerprint of the model, to refuse experts of another one. Leaving the block removes every hook; the
-    model's own weights, state dict and methods are never touched.
-    Raises IncompatibleBlock when the base differs or the model lacks a site of the bank.
-    """
-    if (weights is None) == (gate is None or select is None):
-        raise PmemxError("attach with a gate and a selection, or with weights, and not with both")
-    if base is not None and bank.base and base != bank.base:
-        raise IncompatibleBlock(
-            f"the bank's experts were trained on base {bank.base[:12]}, but the model is {base[:12]}; "
-            f"load that base, or distil the experts again on this one"
-        )
+
+def _check_sites(model: nn.Module, bank: ExpertBank) -> None:
     modules = dict(model.named_modules())
     missing = [site for site in bank.site_names if site not in modules]
     if missing:
         raise IncompatibleBlock(
             f"the model has no layer {missing[0]!r} ({len(missing)} missing); it is another architecture"
         )
-    routed = Routed(model, place(bank, model), gate, select)
-    if weights is not None:
-        parameter = next(model.parameters())
-        routed.weigh(torch.as_tensor(weights, dtype=parameter.dtype, device=parameter.device))
-    routed._attach()
-    try:
-        yield routed
-    finally:
-        routed._detach()
+    for name, site in bank.items():
+        widths = layer_widths(modules[name])
+        if widths is None:
+            raise IncompatibleBlock(f"{name!r} is a {type(modules[name]).__name__}, not a linear layer; leave it out")
+        if widths != (site.width_in, site.width_out):
+            raise IncompatibleBlock(
+                f"{name!r} maps {widths[0]} to {widths[1]} in the model, {site.width_in} to {site.width_out} in the bank; "
+                f"load the base that the experts were trained on"
+            )
+
+
+def _check_gate(gate: Gate, bank: ExpertBank) -> None:
+    strangers = [name for name in gate.shape.experts if name not in bank.names]
+    if strangers:
+        raise IncompatibleBlock(
+            f"the gate was built for expert {strangers[0]!r}, but the bank holds {', '.join(bank.names)}; build it from "
+            f"bank.shape and train it again"
+        )
+    if isinstance(gate, SiteGate):
+        own = {name: site.width_in for name, site in bank.items()}
+        wrong = [site for site in own if gate.shape.sites.get(site) != own[site]]
+        if wrong:
+            raise IncompatibleBlock(
+                f"the gate knows {wrong[0]!r} with width {gate.shape.sites.get(wrong[0])}, the bank with {own[wrong[0]]}; "
+                f"build it from bank.shape and train it again"
+            )
+
+
+def layer_widths(module: nn.Module) -> tuple[int, int] | None:
+    """Input and output width of a linear layer: of nn.Linear and the quantised ones after it, of GPT-2's Conv1D, else None."""
+    for width_in, width_out in (("in_features", "out_features"), ("nx", "nf")):
+        if isinstance(getattr(module, width_in, None), int) and isinstance(getattr(module, width_out, None), int):
+            return getattr(module, width_in), getattr(module, width_out)
+    return None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pmemx.core.encoding import Encoded, collate
-from pmemx.core.routing import Routing
+from pmemx.core.routing import Observation
 from pmemx.runtime.attach import Routed
 
 
@@ -59,12 +59,9 @@ def score(
         if routed is None:
             out = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False)
         else:
-            routed.observer = _Load(batch.prompt, loads)
-            try:
-                with routed.given(prompt=batch.prompt, domain=torch.full((len(chosen),), choice, device=device)):
-                    out = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False)
-            finally:
-                routed.observer = None
+            domain = torch.full((len(chosen),), choice, device=device)
+            with routed.observed(_Load(loads)), routed.given(prompt=batch.prompt, domain=domain):
+                out = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False)
         log_probs = F.log_softmax(batch.at_answers(out.logits).float(), dim=-1)
         nats = -log_probs.gather(1, batch.labels[:, None])[:, 0]
         hits = log_probs.argmax(dim=1) == batch.labels
@@ -89,17 +86,18 @@ def score(
 class _Load:
     """Observes the routing of one pass: mean weight by row over prompt tokens."""
 
-    def __init__(self, prompt: Tensor, loads: dict[str, Tensor]) -> None:
-        self.prompt, self.loads = prompt[..., None].float(), loads
+    def __init__(self, loads: dict[str, Tensor]) -> None:
+        self.loads = loads
 
-    def __call__(self, site: str, scores: Tensor | None, routing: Routing) -> None:
-        dense = routing.dense().float()
+    def __call__(self, seen: Observation) -> None:
+        dense = seen.routing.dense().float().expand(seen.prompt.shape[0], -1, -1)
         if dense.shape[1] > 1:
-            dense = (dense * self.prompt).sum(dim=1) / self.prompt.sum(dim=1).clamp_min(1)
+            prompt = seen.prompt[..., None]
+            dense = (dense * prompt).sum(dim=1) / prompt.sum(dim=1).clamp_min(1)
         else:
             dense = dense[:, 0]
         nothing = (1 - dense.sum(dim=1, keepdim=True)).clamp_min(0)
-        self.loads[site] = torch.cat([nothing, dense], dim=1).cpu()
+        self.loads[seen.site] = torch.cat([nothing, dense], dim=1).cpu()
 
 
 def _chunks(order: list[int], rows: Sequence[Encoded], tokens: int) -> list[list[int]]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from pmemx.core.errors import ConfigError
 from pmemx.core.routing import Routing, Select
+from pmemx.core.shares import check_temperature, shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +16,8 @@ class Softmax(Select):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ConfigError(f"temperature {self.temperature} is not positive; for a hard choice use select=top_k")
+        check_temperature(self.temperature)
 
     def __call__(self, scores: Float[Tensor, "batch token choice"]) -> Routing:
         """All experts, with gradients to all scores."""
-        return Routing.of_weights((scores.float() / self.temperature).softmax(dim=-1)[..., 1:])
+        return Routing.of_weights(shares(scores, self.temperature)[..., 1:])

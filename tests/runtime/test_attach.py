@@ -3,10 +3,11 @@
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_models import WIDTH, block, logits, trained_like
+from transformers import LlamaForCausalLM
 
 from pmemx.core.bank import ExpertBank
-from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
+from pmemx.core.block import BlockCard, CapabilityBlock
 from pmemx.core.errors import IncompatibleBlock, PmemxError
 from pmemx.gate.linear import LinearGate
 from pmemx.gate.oracle import OracleGate
@@ -14,51 +15,6 @@ from pmemx.gate.sequence import SequenceGate
 from pmemx.runtime.attach import attached
 from pmemx.select.softmax import Softmax
 from pmemx.select.top_k import TopK
-
-WIDTH = 32
-TARGETS = ["q_proj", "v_proj", "up_proj", "down_proj"]
-
-
-@pytest.fixture(scope="module")
-def llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=61,
-        hidden_size=WIDTH,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return LlamaForCausalLM(config).eval().requires_grad_(False)
-
-
-def block(model: LlamaForCausalLM, number: int) -> CapabilityBlock:
-    """Expert `number`: its own rank, scale and set of sites."""
-    generator = torch.Generator().manual_seed(number)
-    targets = TARGETS if number % 3 else TARGETS[:2]
-    factors = {}
-    for name, module in model.named_modules():
-        if name.endswith(tuple(targets)):
-            rank = 1 + number % 4
-            A = torch.randn(rank, module.in_features, generator=generator) * 0.3
-            B = torch.randn(module.out_features, rank, generator=generator) * 0.3
-            factors[name] = LoraFactors(A, B, scale=0.5 + number / 4)
-    return CapabilityBlock(BlockCard(name=f"expert-{number}", domain="test", base=""), factors)
-
-
-@pytest.fixture(scope="module")
-def bank(llama: LlamaForCausalLM) -> ExpertBank:
-    return ExpertBank([block(llama, number) for number in range(8)])
-
-
-@pytest.fixture
-def ids() -> torch.Tensor:
-    return torch.randint(3, 61, (4, 9), generator=torch.Generator().manual_seed(7))
 
 
 def peft_model(llama: LlamaForCausalLM, blocks: list[CapabilityBlock]) -> PeftModel:
@@ -81,9 +37,9 @@ def peft_model(llama: LlamaForCausalLM, blocks: list[CapabilityBlock]) -> PeftMo
     return model.eval()
 
 
-def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+def hooks_of(model: torch.nn.Module) -> list[list[int]]:
+    """By module; transformers leaves some of its own."""
+    return [[*module._forward_hooks, *module._forward_pre_hooks] for module in model.modules()]
 
 
 def test_with_every_expert_off_logits_are_bit_equal_to_the_base(llama, bank, ids):
@@ -96,17 +52,18 @@ def test_with_every_expert_off_logits_are_bit_equal_to_the_base(llama, bank, ids
 
 
 def test_leaving_restores_the_base_bit_for_bit_even_after_an_error(llama, bank, ids):
-    base, keys = logits(llama, ids), set(llama.state_dict())
+    base, keys, hooks = logits(llama, ids), set(llama.state_dict()), hooks_of(llama)
     with attached(llama, bank, weights=[1.0] * 8):
+        assert hooks_of(llama) != hooks
         assert set(llama.state_dict()) == keys
     with pytest.raises(IndexError, match="out of range"), attached(llama, bank, weights=[1.0] * 8):
         llama(input_ids=ids + 1000)
     assert torch.equal(logits(llama, ids), base)
-    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in llama.modules())
+    assert hooks_of(llama) == hooks
 
 
-def test_each_expert_alone_equals_peft(llama, bank, ids):
-    model = peft_model(llama, list(bank.blocks))
+def test_each_expert_alone_equals_peft(llama, bank, blocks, ids):
+    model = peft_model(llama, blocks)
     for number in range(8):
         model.set_adapter(f"px{number}")
         weights = [float(number == other) for other in range(8)]
@@ -116,15 +73,15 @@ def test_each_expert_alone_equals_peft(llama, bank, ids):
         assert (ours - logits(llama, ids)).abs().max() > 1e-2
 
 
-def test_the_sum_of_all_experts_equals_peft_with_all_active(llama, bank, ids):
-    model = peft_model(llama, list(bank.blocks))
+def test_the_sum_of_all_experts_equals_peft_with_all_active(llama, bank, blocks, ids):
+    model = peft_model(llama, blocks)
     model.base_model.set_adapter([f"px{number}" for number in range(8)])
     with attached(llama, bank, weights=[1.0] * 8):
         assert (logits(llama, ids) - logits(model, ids)).abs().max() < 1e-4
 
 
-def test_a_mixed_batch_equals_peft_row_by_row(llama, bank, ids):
-    model = peft_model(llama, list(bank.blocks))
+def test_a_mixed_batch_equals_peft_row_by_row(llama, bank, blocks, ids):
+    model = peft_model(llama, blocks)
     choice = torch.tensor([3, 0, 8, 1])
     with (
         attached(llama, bank, gate=OracleGate(bank.shape(WIDTH)), select=TopK()) as routed,
@@ -150,14 +107,6 @@ def test_an_expert_chosen_by_the_oracle_gives_the_same_bits_in_a_bank_of_one_and
         with attached(llama, bank, gate=gate, select=TopK()) as routed, routed.given(domain=choice):
             seen.append(logits(llama, ids))
     assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
-
-
-def trained_like(gate: torch.nn.Module) -> torch.nn.Module:
-    """Random weights, so that decisions differ between rows and sites."""
-    torch.manual_seed(3)
-    for parameter in gate.parameters():
-        parameter.data = torch.randn_like(parameter) * 0.5
-    return gate.eval()
 
 
 GATES = {
@@ -223,7 +172,7 @@ def test_gradients_reach_the_gate_and_nothing_else(llama, bank, ids):
     gate = SequenceGate(bank.shape(WIDTH))
     with attached(llama, bank, gate=gate, select=Softmax()):
         llama(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, use_cache=False).loss.backward()
-    assert gate.decide.weight.grad is not None and gate.decide.weight.grad.abs().sum() > 0
+    assert gate.choice.weight.grad is not None and gate.choice.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in llama.parameters())
 
 
@@ -239,8 +188,8 @@ def test_an_inactive_expert_is_never_chosen(llama, bank, ids):
             assert not torch.equal(logits(llama, ids), base)
 
 
-def test_a_bank_of_another_base_is_refused(llama, bank):
-    other = ExpertBank([CapabilityBlock(BlockCard(name="e", domain="d", base="a" * 64), bank.blocks[0].factors)])
+def test_a_bank_of_another_base_is_refused(llama, blocks):
+    other = ExpertBank([CapabilityBlock(BlockCard(name="e", domain="d", base="a" * 64), blocks[0].factors)])
     with (
         pytest.raises(IncompatibleBlock, match="trained on base aaaaaaaaaaaa"),
         attached(llama, other, weights=[1.0], base="b"),

@@ -1,0 +1,167 @@
+"""One pass of a routed model: what its rows may choose, what was decided, and what the sites add."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pmemx.core.bank import SiteFactors
+from pmemx.core.errors import PmemxError
+from pmemx.core.gate import ContextGate, SiteGate, layer_of
+from pmemx.core.mix import Mix, Mixing, plan
+from pmemx.core.routing import Observation, Observer, Routing, Select
+from pmemx.core.vote import vote_on_prefix, vote_on_prompt
+from pmemx.runtime.cache import Decision, Kept
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """What holds for the rows of a pass.
+
+    barred: choices that a row may not make (one row for all). slots: of every expert of the gate, None where they stand in
+    order. profiled: which rows a profile routes, and its routing. rows: of the bank's widest site. fixed: routing and plan
+    of weights that stand instead of a gate.
+    """
+
+    barred: Bool[Tensor, "batch choice"] | None
+    slots: Int[Tensor, " expert"] | None
+    profiled: tuple[Bool[Tensor, " batch"], Routing] | None
+    fixed: Decision | None
+    num_slots: int
+    rows: int
+    mixing: Mixing
+
+
+@dataclass(eq=False)
+class Pass:
+    """The state of one pass; kept outlives it in the KV cache."""
+
+    gate: SiteGate | ContextGate | None
+    select: Select | None
+    rules: Rules
+    observers: tuple[Observer, ...]
+    attended: Bool[Tensor, "batch token"]
+    prompt: Bool[Tensor, "batch token"]
+    domain: Int[Tensor, " batch"] | None
+    kept: Kept
+    continues: bool
+    decided: dict[str, Decision] = field(default_factory=dict)
+    doubts: list[tuple[str, Tensor]] = field(default_factory=list)
+    at_sites: Callable[[str, Tensor], None] | None = None
+
+    def again(self) -> "Pass":
+        """The same pass as it began, for a checkpointed layer that is computed a second time."""
+        first = {name: decision for name, decision in self.decided.items() if name == "" or not self._by_site}
+        return Pass(
+            self.gate,
+            self.select,
+            self.rules,
+            (),
+            self.attended,
+            self.prompt,
+            self.domain,
+            Kept(self.kept.rows, self.kept.stamp),
+            self.continues,
+            first,
+        )
+
+    @property
+    def _by_site(self) -> bool:
+        return isinstance(self.gate, SiteGate) and self.gate.level != "model"
+
+    def add(self, name: str, site: SiteFactors, x: Tensor, y: Tensor) -> Tensor:
+        """What a site puts out, its experts' part included."""
+        if self.at_sites is not None:
+            self.at_sites(name, x)
+            return y
+        decision = self._decision(name, x)
+        for observe in self.observers:
+            observe(
+                Observation(name, decision.scores, decision.routing, self.attended, self.prompt, self.domain)
+            )
+        if decision.mix is None:
+            decision.mix = self._plan(decision.routing, y.dtype)
+        if x.dim() == 3:
+            return decision.mix.add(y, x, site)
+        # Some layers see the tokens of all rows in one list.
+        rows = self.attended.shape[0]
+        return decision.mix.add(y.view(rows, -1, y.shape[-1]), x.view(rows, -1, x.shape[-1]), site).view_as(y)
+
+    def _decision(self, name: str, x: Tensor) -> Decision:
+        if self.rules.fixed is not None:
+            return self.rules.fixed
+        if not self._by_site:
+            return self.decided[name] if name in self.decided else self.decided[""]
+        assert isinstance(self.gate, SiteGate)
+        who = name if self.gate.level == "site" else layer_of(name)
+        if who in self.decided:
+            return self.decided[who]
+        if self.gate.granularity == "prompt" and self.continues:
+            self.decided[who] = self.kept.decisions[who]
+            return self.decided[who]
+        said = self.gate(name, x if x.dim() == 3 else x.view(self.attended.shape[0], -1, x.shape[-1]))
+        self.decide(who, self.vote(who, said))
+        return self.decided[who]
+
+    def vote(self, who: str, said: Float[Tensor, "batch token feature"]) -> Float[Tensor, "batch decision feature"]:
+        """Apply the gate's granularity to what tokens say."""
+        gate = self.gate
+        assert gate is not None
+        pool = gate.pool if isinstance(gate, ContextGate) else "mean"
+        if gate.granularity == "token":
+            return said
+        if gate.granularity == "prompt":
+            return vote_on_prompt(said, self.prompt, pool)
+        before = self.kept.tallies.get(who) if self.continues else None
+        heard, self.kept.tallies[who] = vote_on_prefix(said, self.attended, pool, before)
+        return heard
+
+    def decide(self, who: str, scores: Float[Tensor, "batch decision choice"]) -> None:
+        """Choose from scores; a decision about the prompt is kept for the passes that follow."""
+        assert self.gate is not None
+        if not torch.compiler.is_compiling():
+            self.doubts.append((who, scores.detach().isnan().any()))
+        decision = Decision(scores, self._choose(scores))
+        self.decided[who] = decision
+        if self.gate.granularity == "prompt":
+            self.kept.decisions[who] = decision
+
+    def check(self) -> None:
+        """Raises PmemxError naming the site whose scores were not a number; read once, at the end of a pass."""
+        if self.doubts and bool(torch.stack([doubt for _, doubt in self.doubts]).any()):
+            who = next(who for who, doubt in self.doubts if bool(doubt))
+            place = f"at {who!r}" if who else "for the whole model"
+            raise PmemxError(
+                f"{type(self.gate).__name__} scores NaN {place}; its input or its weights are not finite: "
+                f"train it with a smaller learning rate, or in float32"
+            )
+
+    def _choose(self, scores: Tensor) -> Routing:
+        assert self.select is not None
+        rules = self.rules
+        if rules.barred is not None:
+            scores = scores.masked_fill(rules.barred[:, None], float("-inf"))
+        routing = self.select(scores)
+        if rules.slots is not None:
+            routing = Routing(rules.slots[routing.index], routing.weight, rules.num_slots)
+        if rules.profiled is not None:
+            which, other = rules.profiled
+            tokens = routing.index.shape[1]
+            weight = routing.weight.masked_fill(which[:, None, None], 0)
+            routing = Routing(
+                torch.cat([routing.index, other.index.expand(-1, tokens, -1)], dim=2),
+                torch.cat([weight, other.weight.to(weight.dtype).expand(-1, tokens, -1)], dim=2),
+                rules.num_slots,
+            )
+        return routing
+
+    def _plan(self, routing: Routing, dtype: torch.dtype) -> Mix:
+        weight = routing.weight
+        # On an accelerator the look would cost more than the products of nothing.
+        looks = weight.device.type == "cpu" and not weight.requires_grad and not torch.compiler.is_compiling()
+        weightless = looks and not bool(weight.any())
+        return plan(routing, rows=self.rules.rows, dtype=dtype, mixing=self.rules.mixing, weightless=weightless)
+
+
