@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from pmemx.core.atomic import write_whole
 from pmemx.core.bank import BankShape, ExpertBank
 from pmemx.core.errors import ConfigError, IncompatibleBlock
-from pmemx.core.gate import Gate
+from pmemx.core.gate import ContextGate, ExampleGate, Gate
 from pmemx.core.store import Store
 
 GateFactory = Callable[[BankShape], Gate]
@@ -23,27 +24,43 @@ def course_digests(folder: Path, kind: str) -> dict[str, list[str]]:
     return json.loads(path.read_text(encoding="utf-8")).get(kind, {})
 
 
+def note_course(folder: Path, kind: str, digests: dict[str, list[str]]) -> None:
+    """Add what a later stage made to the blocks that course_digests finds."""
+    path = folder / "blocks.json"
+    made = json.loads(path.read_text(encoding="utf-8")) | {kind: digests}
+    write_whole(path, json.dumps(made, indent=1, ensure_ascii=False).encode())
+
+
 def load_bank(store: Store, folder: Path) -> ExpertBank:
     """The experts that this run distilled, in the order of the corpus."""
-    experts = course_digests(folder, "experts")
-    return ExpertBank([store.get(versions[-1]) for versions in experts.values()])
+    digests = [versions[-1] for versions in course_digests(folder, "experts").values()]
+    return ExpertBank([store.get(digest) for digest in digests], versions=digests)
+
+
+def needs_training(gate: Gate) -> bool:
+    """Whether a gate must learn before it serves: it has weights, or it waits for examples.
+
+    What a gate reads from the bank's factors needs neither training nor a file.
+    """
+    return isinstance(gate, ExampleGate) or any(parameter.requires_grad for parameter in gate.parameters())
 
 
 def save_gate(gate: Gate, folder: Path, name: str) -> None:
-    """Weights as safetensors, and the experts that the gate was trained for as JSON."""
+    """Its state as safetensors, and as JSON what the state was made for."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.contiguous() for key, value in gate.state_dict().items()}, folder / f"{name}.safetensors")
-    card = {"class": f"{type(gate).__module__}.{type(gate).__qualname__}", "experts": list(gate.shape.experts)}
-    (folder / f"{name}.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
+    state = {key: value.contiguous() for key, value in gate.state_dict().items()}
+    write_whole(folder / f"{name}.safetensors", save(state))
+    write_whole(folder / f"{name}.json", json.dumps(_card(gate), indent=1, ensure_ascii=False).encode())
 
 
 def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str) -> Gate:
-    """The gate as trained in this run; one without parameters needs no training.
+    """The gate as trained in this run, or as built where it needs no training.
 
-    Raises ConfigError when it was not trained, IncompatibleBlock when it was trained for other experts.
+    Raises ConfigError when it was not trained, IncompatibleBlock when what was trained is another gate, or one for
+    another bank or base.
     """
     gate = factory(shape).eval()
-    if not any(True for _ in gate.parameters()):
+    if not needs_training(gate):
         return gate
     path = folder / f"{name}.json"
     if not path.exists():
@@ -51,10 +68,39 @@ def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str) -
             f"gate {name!r} is not trained in this run ({folder}); put train_gate before evaluate in the plan, "
             f"and the gate among stage.train_gate.gates"
         )
-    experts = json.loads(path.read_text(encoding="utf-8"))["experts"]
-    if tuple(experts) != shape.experts:
-        raise IncompatibleBlock(
-            f"gate {name!r} was trained for {', '.join(experts)}, but the bank holds {', '.join(shape.experts)}; train it again"
-        )
-    gate.load_state_dict(load_file(folder / f"{name}.safetensors"))
+    trained, here = json.loads(path.read_text(encoding="utf-8")), _card(gate)
+    for fact, value in here.items():
+        if trained.get(fact) != value:
+            raise IncompatibleBlock(
+                f"gate {name!r} was trained for {fact} {_unlike(trained.get(fact), value)}, "
+                f"but here that is {_unlike(value, trained.get(fact))}; train it again"
+            )
+    state, expected = load_file(folder / f"{name}.safetensors"), gate.state_dict()
+    shapes = {key: list(value.shape) for key, value in state.items()}
+    for key in sorted(shapes.keys() | expected.keys()):
+        wanted = list(expected[key].shape) if key in expected else None
+        if shapes.get(key) != wanted:
+            raise IncompatibleBlock(
+                f"gate {name!r} was trained with other settings: {key} is {shapes.get(key)} in the file and {wanted} "
+                f"here; give it the settings it was trained with, or train it again"
+            )
+    gate.load_state_dict(state)
     return gate
+
+
+def _card(gate: Gate) -> dict[str, object]:
+    """What a state belongs to. Sites and experts are ordered: a gate may know them by number."""
+    return {
+        "class": f"{type(gate).__module__}.{type(gate).__qualname__}",
+        "experts": list(gate.shape.experts),
+        "sites": [[site, width] for site, width in gate.shape.sites.items()],
+        "width": gate.shape.width,
+        "layer": gate.layer if isinstance(gate, ContextGate) else None,
+    }
+
+
+def _unlike(value: object, other: object) -> object:
+    """What one list has and the other has not, so that a message about hundreds of sites can be read."""
+    if not isinstance(value, list) or not isinstance(other, list):
+        return value
+    return [item for item in value if item not in other][:4] or f"{value[:4]}, in that order, {len(value)} in all"

@@ -1,91 +1,182 @@
-"""Laws of every gate in conf/gate."""
+"""Laws of every gate in conf/gate, over a bank whose experts differ in rank and in the sites they adapt."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from omegaconf import OmegaConf
 from safetensors.torch import load, save
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from pmemx.core.bank import BankShape
-from pmemx.core.gate import ContextGate, SiteGate
+from pmemx.core.bank import ExpertBank
+from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
+from pmemx.core.errors import ConfigError
+from pmemx.core.gate import ContextGate, ExampleGate, FactorGate, Gate, SiteGate
+from pmemx.core.vote import vote_on_prompt
+from pmemx.runtime.attach import attached
+from pmemx.select.softmax import Softmax
 from pmemx.stage.build import build
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "conf" / "gate").glob("*.yaml"))
-SITES = {"model.layers.0.mlp.up_proj": 12, "model.layers.1.mlp.down_proj": 20}
+SITES = {"model.layers.0.mlp.up_proj": (16, 24), "model.layers.1.mlp.down_proj": (24, 16)}
+WIDTH, TOKENS = 16, 7
+EIGHT = tuple(range(8))
 
 
-def made(file: Path, experts: int = 8):
-    shape = BankShape(tuple(f"e{i}" for i in range(experts)), SITES, 16)
+@pytest.fixture(scope="module")
+def llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    gate = build(OmegaConf.to_container(OmegaConf.load(file)))(shape)
+    config = LlamaConfig(
+        vocab_size=31, hidden_size=WIDTH, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+    )
+    return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+def expert(number: int, size: float = 1.0) -> CapabilityBlock:
+    """Expert `number`: rank 1 to 4; 2 and 5 skip the second site."""
+    generator, rank = torch.Generator().manual_seed(number), 1 + number % 4
+    factors = {
+        site: LoraFactors(
+            torch.randn(rank, width_in, generator=generator),
+            torch.randn(width_out, rank, generator=generator) * size,
+            scale=0.5,
+        )
+        for place, (site, (width_in, width_out)) in enumerate(SITES.items())
+        if not (place and number % 3 == 2)
+    }
+    return CapabilityBlock(BlockCard(name=f"e{number}", domain="test", base=""), factors)
+
+
+def settings(file: Path) -> dict:
+    return OmegaConf.to_container(OmegaConf.load(file))
+
+
+def bank_of(numbers: Sequence[int] = EIGHT, sizes: Sequence[float] = (1.0,) * 8) -> ExpertBank:
+    return ExpertBank([expert(number, size) for number, size in zip(numbers, sizes, strict=False)])
+
+
+def made(file: Path, bank: ExpertBank | None = None, **changes: str) -> Gate:
+    """The gate, ready to serve: weights off their initial values, factors read, examples seen."""
+    bank = bank_of() if bank is None else bank
+    torch.manual_seed(0)
+    gate = build(settings(file) | changes)(bank.shape(WIDTH))
     for parameter in gate.parameters():
         parameter.data += torch.randn_like(parameter) * 0.3
+    if isinstance(gate, FactorGate):
+        for place, name in enumerate(bank.names):
+            gate.read_expert(place, bank.factors(name))
+    if isinstance(gate, ExampleGate):
+        for choice, name in enumerate(("general", *bank.names)):
+            number = 99 if name == "general" else int(name[1:])
+            hidden = torch.randn(5, TOKENS, WIDTH, generator=torch.Generator().manual_seed(50 + number))
+            gate.see(pooled(gate, hidden), torch.full((5,), choice))
     return gate.eval()
 
 
-def scores(gate, scale: float = 1.0, token: int = 7) -> list[torch.Tensor]:
-    """One tensor a site, or one in all for a context gate."""
+def reached(gate: ContextGate, hidden: Tensor) -> Tensor:
+    """With the tokens before the text that the gate asks for."""
+    return torch.cat([hidden.new_zeros(hidden.shape[0], gate.reach, hidden.shape[2]), hidden], dim=1)
+
+
+def pooled(gate: ContextGate, hidden: Tensor) -> Tensor:
+    prompt = torch.arange(hidden.shape[1]).expand(hidden.shape[:2]) < 4
+    return vote_on_prompt(gate.read(reached(gate, hidden)), prompt, gate.pool)
+
+
+def scores(gate: Gate, size: float = 1.0, task: int = 1) -> list[Tensor]:
+    """One tensor a site, or one in all for a context gate: of row 0 no expert is known to be true, of row 1 `task`."""
     generator = torch.Generator().manual_seed(1)
     if isinstance(gate, SiteGate):
-        return [gate(site, torch.randn(3, token, width, generator=generator) * scale) for site, width in SITES.items()]
-    assert isinstance(gate, ContextGate)
-    prompt = torch.arange(token) < torch.tensor([[token], [3], [1]])
-    hidden = torch.randn(3, token, 16, generator=generator) * scale
-    return [gate(hidden, prompt, torch.tensor([0, len(gate.shape.experts), -1]))]
+        widths = [width for width, _ in SITES.values()]
+        inputs = [torch.randn(3, TOKENS, width, generator=generator) * size for width in widths]
+        return [gate(site, x) for site, x in zip(SITES, inputs, strict=True)]
+    hidden = torch.randn(3, TOKENS, WIDTH, generator=generator) * size
+    return [gate.score(pooled(gate, hidden), torch.tensor([0, task, -1]))]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 class TestGate:
     def test_scores_every_choice_of_every_row(self, file):
         gate = made(file)
-        for found in scores(gate):
-            token = 1 if isinstance(gate, ContextGate) else 7
-            assert found.shape == (3, token, 9)
+        shapes = [(3, TOKENS, 9)] if isinstance(gate, SiteGate) else [(3, 1, 9), (3, 1, len(SITES), 9)]
+        assert all(found.shape in shapes for found in scores(gate))
 
     def test_is_finite_on_huge_inputs(self, file):
-        assert all(found.isfinite().all() for found in scores(made(file), scale=1e4))
+        assert all(found.isfinite().all() for found in scores(made(file), size=1e4))
 
     def test_keeps_its_state_through_a_file(self, file):
         gate, other = made(file), made(file)
-        for parameter in other.parameters():
-            parameter.data.zero_()
+        for value in other.state_dict().values():
+            value.zero_()
         other.load_state_dict(load(save({k: v.contiguous() for k, v in gate.state_dict().items()})))
         assert all(torch.equal(a, b) for a, b in zip(scores(gate), scores(other), strict=True))
 
-    def test_sends_a_gradient_to_every_parameter(self, file):
-        gate = made(file)
-        sum(found.logsumexp(dim=-1).sum() for found in scores(gate)).backward() if list(gate.parameters()) else None
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in gate.parameters() if p.requires_grad)
+    def test_sends_a_gradient_to_every_weight(self, file):
+        gate = made(file).train()
+        weights = [weight for weight in gate.parameters() if weight.requires_grad]
+        if weights:
+            sum(found.logsumexp(dim=-1).sum() for found in scores(gate)).backward()
+        assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in weights)
 
-    def test_a_score_depends_on_no_later_token(self, file):
+    def test_reads_a_token_from_it_and_its_reach_alone(self, file):
         gate = made(file)
         if isinstance(gate, SiteGate):
-            x = torch.randn(2, 6, 12)
-            changed = torch.cat([x[:, :4], torch.randn(2, 2, 12)], dim=1)
             site = next(iter(SITES))
-            assert torch.equal(gate(site, x)[:, :4], gate(site, changed)[:, :4])
+            x = torch.randn(2, 6, SITES[site][0])
+            whole, reach = gate(site, x), 0
+            alone = [gate(site, x[:, t : t + 1]) for t in range(6)]
         else:
-            hidden = torch.randn(2, 6, 16)
-            changed = torch.cat([hidden[:, :4], torch.randn(2, 2, 16)], dim=1)
-            prompt = (torch.arange(6) < 4).expand(2, 6)
-            assert torch.equal(gate(hidden, prompt, None), gate(changed, prompt, None))
+            hidden, reach = torch.randn(2, 6 + gate.reach, WIDTH), gate.reach
+            whole = gate.read(hidden)
+            alone = [gate.read(hidden[:, t : t + 1 + reach]) for t in range(6)]
+        assert whole.shape[1] == 6
+        assert torch.allclose(whole, torch.cat(alone, dim=1), atol=1e-5)
 
-    def test_padding_on_the_left_changes_no_score(self, file):
-        gate = made(file)
-        if isinstance(gate, ContextGate):
-            hidden = torch.randn(2, 5, 16)
-            prompt = torch.ones(2, 5, dtype=torch.bool)
-            padded = torch.cat([torch.randn(2, 3, 16), hidden], dim=1)
-            mask = torch.cat([torch.zeros(2, 3, dtype=torch.bool), prompt], dim=1)
-            assert torch.allclose(gate(hidden, prompt, None), gate(padded, mask, None), atol=1e-6)
-        else:
-            x = torch.randn(1, 5, 12)
-            site = next(iter(SITES))
-            assert torch.allclose(
-                gate(site, x), gate(site, torch.cat([torch.randn(1, 3, 12), x], dim=1))[:, 3:], atol=1e-6
-            )
+    @pytest.mark.parametrize("granularity", ["token", "prefix", "prompt"])
+    def test_decoding_with_a_cache_gives_what_one_pass_gives(self, file, llama, granularity):
+        """In every granularity, with prompts of four tokens."""
+        bank = bank_of()
+        ids = torch.randint(0, 31, (3, 6), generator=torch.Generator().manual_seed(2))
+        prompt = torch.arange(6).expand(3, 6) < 4
+        gate, domain = made(file, bank, granularity=granularity), torch.tensor([0, 1, -1])
+        with torch.no_grad(), attached(llama, bank, gate=gate, select=Softmax()) as routed:
+            with routed.given(prompt=prompt, domain=domain):
+                whole = llama(input_ids=ids, use_cache=False).logits
+            with routed.given(domain=domain):
+                out = llama(input_ids=ids[:, :4], use_cache=True)
+                pieces = [out.logits]
+                for t in (4, 5):
+                    out = llama(input_ids=ids[:, t : t + 1], past_key_values=out.past_key_values, use_cache=True)
+                    pieces.append(out.logits)
+        assert torch.allclose(whole, torch.cat(pieces, dim=1), atol=1e-5)
+
+    def test_permuting_the_experts_permutes_the_scores(self, file):
+        gate, order = made(file), [3, 0, 7, 1, 6, 2, 5, 4]
+        if list(gate.parameters()):
+            pytest.skip("weights belong to the experts that they were trained for")
+        choices = torch.tensor([0, *(number + 1 for number in order)])
+        permuted = scores(made(file, bank_of(order)), task=1 + order.index(0))
+        for before, after in zip(scores(gate, task=1), permuted, strict=True):
+            assert torch.allclose(before[..., choices], after, atol=1e-5)
+
+    def test_an_expert_20_times_larger_does_not_capture_everything(self, file):
+        gate = made(file, bank_of(sizes=(1, 1, 1, 20, 1, 1, 1, 1)))
+        if not isinstance(gate, FactorGate):
+            pytest.skip("does not look at the factors")
+        for found in scores(gate):
+            assert (found.argmax(dim=-1) == 4).float().mean() < 0.5
+
+    def test_takes_every_granularity_and_refuses_others(self, file):
+        shape = made(file).shape
+        for granularity in ("token", "prefix", "prompt"):
+            assert made(file, granularity=granularity).granularity == granularity
+        # In the test run, where annotations are checked, jaxtyping is the first to refuse.
+        with pytest.raises((ConfigError, TypeCheckError), match="sentence"):
+            build(settings(file) | {"granularity": "sentence"})(shape)
 
     def test_works_for_a_bank_of_one(self, file):
-        assert all(found.shape[-1] == 2 for found in scores(made(file, experts=1)))
+        assert all(found.shape[-1] == 2 and found.isfinite().all() for found in scores(made(file, bank_of((0,)))))

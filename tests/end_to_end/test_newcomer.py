@@ -7,30 +7,31 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-GATE = '''"""A gate of a newcomer: the last prompt token decides."""
+GATE = '''"""A gate of a newcomer: a linear layer on the mean embedding of the prompt."""
 
-import torch
 from torch import nn
 
 from pmemx.core.bank import BankShape
 from pmemx.core.gate import ContextGate
+from pmemx.core.vote import Granularity
 
 
-class LastTokenGate(ContextGate):
-    """Scores from the embedding of the last prompt token."""
+class MeanGate(ContextGate):
+    """W mean(x) + b."""
 
-    def __init__(self, shape: BankShape, *, sharpness: float = 1.0) -> None:
-        super().__init__(shape)
+    def __init__(self, shape: BankShape, *, sharpness: float = 1.0, granularity: Granularity = "prompt") -> None:
+        super().__init__(shape, granularity=granularity)
         self.sharpness = sharpness
-        self.decide = nn.Linear(shape.width, shape.num_choices)
+        self.choose = nn.Linear(shape.width, shape.num_choices)
 
-    def forward(self, hidden, prompt, domain):
-        position = torch.arange(prompt.shape[1], device=prompt.device).expand(prompt.shape)
-        last = position.masked_fill(~prompt, -1).amax(dim=1).clamp_min(0)
-        return self.sharpness * self.decide(hidden.float()[torch.arange(len(last)), last])[:, None]
+    def read(self, hidden):
+        return hidden.float()
+
+    def score(self, pooled, domain):
+        return self.sharpness * self.choose(pooled)
 '''
-YAML = """# The last prompt token decides.
-_target_: pmemx.gate.newcomer.LastTokenGate
+YAML = """# The mean embedding of the prompt decides.
+_target_: pmemx.gate.newcomer.MeanGate
 _partial_: true
 sharpness: 2.0
 """
@@ -56,7 +57,7 @@ def test_one_file_and_one_yaml_make_a_gate(tmp_path):
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    assert "The last prompt token decides." in run("-m", "pmemx.cli", "list", "gate")
-    assert "7 passed" in run("-m", "pytest", "-q", "tests/contract/test_gate_contract.py", "-k", "newcomer")
+    assert "The mean embedding of the prompt decides." in run("-m", "pmemx.cli", "list", "gate")
+    assert "10 passed, 2 skipped" in run("-m", "pytest", "-q", "tests/contract/test_gate_contract.py", "-k", "newcomer")
     output = run("-m", "pmemx.cli", "run", "gate=newcomer", "gate.sharpness=3", "scale=smoke")
     assert "Train gate gate: 3/3" in output and "report:" in output

@@ -1,0 +1,158 @@
+"""Gates that learn from examples see whole prompts once; a gate's file fits one gate over one bank."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from pmemx.core.bank import BankShape, ExpertBank
+from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
+from pmemx.core.encoding import Encoded
+from pmemx.core.errors import ConfigError, IncompatibleBlock
+from pmemx.gate.arrow import ArrowGate
+from pmemx.gate.linear import LinearGate
+from pmemx.gate.oracle import OracleGate
+from pmemx.gate.phatgoose import PhatgooseGate
+from pmemx.gate.retrieval import RetrievalGate
+from pmemx.gate.sequence import SequenceGate
+from pmemx.gate.task import TaskGate
+from pmemx.gate.uniform import UniformGate
+from pmemx.gate.xlora import XLoraGate
+from pmemx.lit.gate_module import Source
+from pmemx.runtime.attach import attached
+from pmemx.select.top_k import TopK
+from pmemx.stage.bank import load_gate, needs_training, save_gate
+from pmemx.stage.train_gate import prompts_of, show_examples
+
+SHAPE = BankShape(("law", "botany"), {"model.layers.0.mlp.up_proj": 8, "model.layers.0.mlp.down_proj": 12}, 8)
+
+
+def test_gates_with_weights_or_without_examples_need_training():
+    trained = [LinearGate, PhatgooseGate, RetrievalGate, SequenceGate, TaskGate, XLoraGate]
+    assert all(needs_training(gate(SHAPE)) for gate in trained)
+    assert not any(needs_training(gate(SHAPE)) for gate in (ArrowGate, OracleGate, UniformGate))
+
+
+class TestFile:
+    def test_gives_the_gate_back(self, tmp_path: Path):
+        gate = LinearGate(SHAPE)
+        for weight in gate.parameters():
+            weight.data.normal_()
+        save_gate(gate, tmp_path, "gate")
+        loaded = load_gate(LinearGate, SHAPE, tmp_path, "gate")
+        assert all(torch.equal(a, b) for a, b in zip(gate.parameters(), loaded.parameters(), strict=True))
+        assert not loaded.training
+
+    def test_gives_back_what_was_learnt_from_examples(self, tmp_path: Path):
+        gate = RetrievalGate(SHAPE)
+        gate.see(torch.randn(6, 1, 8), torch.tensor([0, 1, 2, 0, 1, 2]))
+        save_gate(gate, tmp_path, "gate")
+        pooled = torch.randn(3, 1, 8)
+        assert torch.equal(
+            load_gate(RetrievalGate, SHAPE, tmp_path, "gate").score(pooled, None), gate.score(pooled, None)
+        )
+
+    def test_is_not_wanted_of_a_gate_that_needs_no_training(self, tmp_path: Path):
+        assert isinstance(load_gate(ArrowGate, SHAPE, tmp_path, "gate"), ArrowGate)
+
+    @pytest.mark.parametrize("factory", [LinearGate, RetrievalGate])
+    def test_is_missed_of_one_that_does(self, tmp_path: Path, factory):
+        with pytest.raises(
+            ConfigError, match=r"gate 'gate' is not trained in this run .* put train_gate before evaluate"
+        ):
+            load_gate(factory, SHAPE, tmp_path, "gate")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"experts": ("law", "sums")}, r"for experts \['botany'\], but here that is \['sums'\]; train it again"),
+            ({"experts": ("botany", "law")}, r"for experts \['law', 'botany'\], in that order, 2 in all, but here"),
+            (
+                {"sites": {"model.layers.0.mlp.up_proj": 8}},
+                r"for sites \[\['model.layers.0.mlp.down_proj', 12\]\], but",
+            ),
+            (
+                {"sites": {"model.layers.0.mlp.up_proj": 8, "model.layers.0.mlp.down_proj": 16}},
+                r"for sites \[\['model.layers.0.mlp.down_proj', 12\]\], but here that is .*, 16\]\]; train",
+            ),
+            ({"sites": dict(reversed(SHAPE.sites.items()))}, r"in that order, 2 in all, but here"),
+            ({"width": 16}, "for width 8, but here that is 16; train it again"),
+        ],
+    )
+    def test_of_another_bank_is_refused(self, tmp_path: Path, change, message):
+        save_gate(LinearGate(SHAPE), tmp_path, "gate")
+        with pytest.raises(IncompatibleBlock, match=message):
+            load_gate(LinearGate, replace(SHAPE, **change), tmp_path, "gate")
+
+    def test_of_another_gate_or_of_other_settings_is_refused(self, tmp_path: Path):
+        save_gate(SequenceGate(SHAPE, filters=4), tmp_path, "gate")
+        with pytest.raises(IncompatibleBlock, match=r"trained for class pmemx\.gate\.sequence\.SequenceGate, but here"):
+            load_gate(LinearGate, SHAPE, tmp_path, "gate")
+        with pytest.raises(IncompatibleBlock, match=r"choice\.weight is \[3, 4\] in the file and \[3, 5\] here"):
+            load_gate(partial(SequenceGate, filters=5), SHAPE, tmp_path, "gate")
+        with pytest.raises(IncompatibleBlock, match="for layer 0, but here that is -1"):
+            load_gate(partial(SequenceGate, filters=4, layer=-1), SHAPE, tmp_path, "gate")
+
+    def test_says_what_it_is_for_in_plain_json(self, tmp_path: Path):
+        save_gate(LinearGate(SHAPE), tmp_path, "gate")
+        card = json.loads((tmp_path / "gate.json").read_text(encoding="utf-8"))
+        assert card["experts"] == ["law", "botany"] and card["sites"][0] == ["model.layers.0.mlp.up_proj", 8]
+        assert sorted(load_file(tmp_path / "gate.safetensors")) == sorted(LinearGate(SHAPE).state_dict())
+
+
+@pytest.fixture(scope="module")
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=31, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
+    )
+    return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+class TestExamples:
+    bank = ExpertBank(
+        [
+            CapabilityBlock(
+                BlockCard(name=name, domain=name, base=""),
+                {"model.layers.0.mlp.up_proj": LoraFactors(torch.ones(1, 8), torch.ones(12, 1), 1.0)},
+            )
+            for name in SHAPE.experts
+        ]
+    )
+    # Every choice has tokens of its own; 30 is the answer, and no part of the prompt.
+    prompts = (
+        (Encoded((3, 4), 2), 1),
+        (Encoded((10, 11, 12), 3), 2),
+        (Encoded((4, 4, 3), 3), 1),
+        (Encoded((20, 21), 2), 0),
+    )
+
+    def test_are_the_prompts_of_rows_that_can_be_answered(self):
+        law = Source((Encoded((3, 4, 30), 2), Encoded((4, 4, 3, 30, 30), 3)), 1, per_batch=4)
+        text = Source((Encoded((20, 21, 30), 2), Encoded((30, 30), 0)), 0, per_batch=4)
+        unknown = Source((Encoded((3, 5, 30), 2),), 0, per_batch=4, speaks=False)
+        left_out = Source((Encoded((10, 11, 12, 30), 3),), 2, per_batch=0)
+        assert prompts_of([law, text, unknown, left_out]) == [self.prompts[0], self.prompts[2], self.prompts[3]]
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 8])
+    @pytest.mark.parametrize("granularity", ["token", "prompt"])
+    def test_are_shown_whole_in_any_batches(self, llama, batch_size, granularity):
+        gate = RetrievalGate(self.bank.shape(8), granularity=granularity)
+        told: list[int] = []
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            told.append(steps)
+
+        with attached(llama, self.bank, gate=gate, select=TopK()) as routed:
+            right = show_examples(gate, routed, self.prompts, pad=0, batch_size=batch_size, advance=advance)
+        assert right == 1.0 and sum(told) == 4 and gate.granularity == granularity
+        said = [
+            gate.read(llama.get_input_embeddings()(torch.tensor([ids])))[0].mean(dim=0) for ids in ((3, 4), (4, 4, 3))
+        ]
+        assert torch.allclose(gate.get_buffer("total")[1].float(), said[0] + said[1], atol=1e-6)
+        assert gate.get_buffer("count").tolist() == [1, 2, 1]
