@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmemx.core.bank import Layout, SiteFactors
-from pmemx.core.product import DenseProduct, GatheredProduct, SegmentedProduct, Span
+from pmemx.core.product import DenseProduct, GatheredProduct, SegmentedProduct
 from pmemx.core.routing import Routing
 
 Mixing = Literal["after", "before"]
@@ -21,7 +21,11 @@ cross terms B_f A_e make it another function (arXiv:2306.03745)."""
 
 
 class Mix(ABC):
-    """A routing, made ready for the sites that share it."""
+    """A routing, made ready for the sites that share it.
+
+    What needs a gradient is not kept from one site for the next: a checkpointed layer, which is computed again by itself,
+    must save the same tensors both times.
+    """
 
     @abstractmethod
     def add(
@@ -56,9 +60,12 @@ class DenseMix(Mix):
 
     def _weight_by_row(self, layout: Layout, dtype: torch.dtype) -> Tensor:
         key = layout.number, dtype
-        if key not in self._by_row:
-            self._by_row[key] = self.weight.to(dtype).index_select(2, layout.owner)
-        return self._by_row[key]
+        if (known := self._by_row.get(key)) is not None:
+            return known
+        weight = self.weight.to(dtype).index_select(2, layout.owner)
+        if not weight.requires_grad:
+            self._by_row[key] = weight
+        return weight
 
 
 class SequenceMix(Mix):
@@ -98,11 +105,13 @@ class SequenceMix(Mix):
         return y + torch.bmm(torch.bmm(x, A.mT), B)
 
     def _chosen_rows(self, layout: Layout) -> tuple[Tensor, Tensor]:
-        if layout.number not in self._rows:
-            index = layout.rows[self.index].flatten(1)
-            weight = (self.weight[..., None] * layout.real[self.index]).flatten(1)
-            self._rows[layout.number] = (index, weight)
-        return self._rows[layout.number]
+        if (known := self._rows.get(layout.number)) is not None:
+            return known
+        index = layout.rows[self.index].flatten(1)
+        weight = (self.weight[..., None] * layout.real[self.index]).flatten(1)
+        if not weight.requires_grad:
+            self._rows[layout.number] = index, weight
+        return index, weight
 
 
 class SegmentMix(Mix):
@@ -116,7 +125,7 @@ class SegmentMix(Mix):
         """See Mix."""
         flat = x.to(y.dtype).flatten(0, -2)
         A, B, weight = site.A.to(y.dtype), site.B.to(y.dtype), self.weight.to(y.dtype)
-        spans = tuple(_rows_of(site.layout, slot) + (begin, end) for slot, begin, end in self.spans)
+        spans = tuple((*_rows_of(site.layout, slot), begin, end) for slot, begin, end in self.spans)
         if _records(x, self.weight, y) or not y.is_contiguous():
             return y + SegmentedProduct.apply(flat, weight, A, B, self.token, spans).view_as(y)  # pyright: ignore
         out = y.view(-1, y.shape[-1])
@@ -176,9 +185,7 @@ class _Pairs:
         self.spans = tuple(zip(used.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True))
 
 
-def plan(
-    routing: Routing, *, rows: int, dtype: torch.dtype, mixing: Mixing = "after", weightless: bool = False
-) -> Mix:
+def plan(routing: Routing, *, rows: int, dtype: torch.dtype, mixing: Mixing = "after", weightless: bool = False) -> Mix:
     """The cheapest way to compute a routing.
 
     rows: of all experts at the widest site. dtype: in which the model computes. weightless: it is known that no weight

@@ -19,12 +19,13 @@ from pmemx.core.gate import ContextGate, FactorGate, Gate, SiteGate
 from pmemx.core.mix import Mixing
 from pmemx.core.profile import Profile
 from pmemx.core.routing import Observer, Routing, Select
+from pmemx.core.vote import vote_on_prompt
 from pmemx.runtime.cache import Decision, Kept, RoutingLayer, Stamp, routing_layer
 from pmemx.runtime.checkpointing import recomputing
 from pmemx.runtime.lock import SharedLock
 from pmemx.runtime.look import Look
 from pmemx.runtime.request import Request, attended_tokens, by_row, domain_by_row, prompt_by_row
-from pmemx.runtime.running import Pass, Rules
+from pmemx.runtime.running import Pass, Rules, in_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,24 +191,25 @@ class Routed:
     ) -> Float[Tensor, "batch decision *site choice"]:
         """What a context gate says of these rows. Raises PmemxError for a site gate."""
         gate = self._context_gate()
-        pooled, running = self._pooled(gate, ids, attention)
-        return gate.score(pooled, running.domain)
+        kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
+        running = self._prepare((), kwargs)
+        pooled = running.vote("", self._said(gate, running, ids, kwargs))
+        with in_float32(pooled):
+            return gate.score(pooled, running.domain)
 
     def pooled(
         self, ids: Int[Tensor, "batch token"], attention: Int[Tensor, "batch token"]
-    ) -> Float[Tensor, "batch decision feature"]:
-        """What the tokens of these rows say to a context gate, pooled by its granularity. Raises PmemxError for a site gate."""
-        return self._pooled(self._context_gate(), ids, attention)[0]
+    ) -> Float[Tensor, "batch 1 feature"]:
+        """What the prompts of these rows say to a context gate as a whole. Raises PmemxError for a site gate."""
+        gate = self._context_gate()
+        kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
+        running = self._prepare((), kwargs)
+        return vote_on_prompt(self._said(gate, running, ids, kwargs), running.prompt, gate.pool)
 
     def _context_gate(self) -> ContextGate:
         if not isinstance(self.gate, ContextGate):
             raise PmemxError("only a gate that reads the context can say so without the model's pass; call the model")
         return self.gate
-
-    def _pooled(self, gate: ContextGate, ids: Tensor, attention: Tensor) -> tuple[Tensor, Pass]:
-        kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
-        running = self._prepare((), kwargs)
-        return self._heard(gate, running, ids, kwargs), running
 
     # The pass.
 
@@ -221,12 +223,15 @@ class Routed:
         self._handles.append(self.model.register_forward_hook(self._end, with_kwargs=True, always_call=True))
         for name, site in self.bank.items():
             self._handles.append(modules[name].register_forward_hook(self._hook(name, site)))
+        # Compiled code does not notice hooks that come or go: what was compiled without them must be compiled again.
+        torch.compiler.reset()
 
     def detach(self) -> None:
         """Remove every hook: the model is the base again, bit for bit."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        torch.compiler.reset()
 
     @torch.compiler.disable
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -282,8 +287,14 @@ class Routed:
         return add_experts
 
     def _recompute(self, running: Pass) -> Callable[[], Any]:
+        writes = self.bank.writes
+
         @contextmanager
         def resumed() -> Iterator[None]:
+            if self.bank.writes != writes:
+                raise PmemxError(
+                    "the bank was written between a pass and its backward pass; swap experts after the step"
+                )
             thread = self._thread
             before, thread.running = thread.running, running.again()
             try:
@@ -444,7 +455,9 @@ class Routed:
     def _decide(self, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> None:
         gate = self.gate
         if isinstance(gate, ContextGate):
-            scores = gate.score(self._heard(gate, running, ids, kwargs), running.domain)
+            heard = running.vote("", self._said(gate, running, ids, kwargs))
+            with in_float32(heard):
+                scores = gate.score(heard, running.domain)
             if scores.dim() == 3:
                 running.decide("", scores)
             else:
@@ -454,7 +467,7 @@ class Routed:
             said = self._look_at_sites(gate, running, ids, kwargs)
             running.decide("", running.vote("", said))
 
-    def _heard(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+    def _said(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         with self._looking(None):
             hidden = self._look.hidden(gate.layer, ids, kwargs, self._base_cache(gate, running, kwargs))
         inside = running.prompt if gate.granularity == "prompt" else running.attended
@@ -466,14 +479,15 @@ class Routed:
             hidden = torch.cat([before, hidden], dim=1)
             if gate.granularity != "prompt":
                 running.kept.last = hidden[:, -gate.reach :]
-        return running.vote("", gate.read(hidden))
+        with in_float32(hidden):
+            return gate.read(hidden)
 
     def _look_at_sites(self, gate: SiteGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         total: list[Tensor] = []
         trains = torch.is_grad_enabled()
 
         def hear(site: str, x: Tensor) -> None:
-            with torch.set_grad_enabled(trains):
+            with torch.set_grad_enabled(trains), in_float32(x):
                 said = gate(site, x)
                 total[:] = [total[0] + said] if total else [said]
 

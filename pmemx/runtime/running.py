@@ -1,6 +1,7 @@
 """One pass of a routed model: what its rows may choose, what was decided, and what the sites add."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -78,9 +79,7 @@ class Pass:
             return y
         decision = self._decision(name, x)
         for observe in self.observers:
-            observe(
-                Observation(name, decision.scores, decision.routing, self.attended, self.prompt, self.domain)
-            )
+            observe(Observation(name, decision.scores, decision.routing, self.attended, self.prompt, self.domain))
         if decision.mix is None:
             decision.mix = self._plan(decision.routing, y.dtype)
         if x.dim() == 3:
@@ -101,7 +100,8 @@ class Pass:
         if self.gate.granularity == "prompt" and self.continues:
             self.decided[who] = self.kept.decisions[who]
             return self.decided[who]
-        said = self.gate(name, x if x.dim() == 3 else x.view(self.attended.shape[0], -1, x.shape[-1]))
+        with in_float32(x):
+            said = self.gate(name, x if x.dim() == 3 else x.view(self.attended.shape[0], -1, x.shape[-1]))
         self.decide(who, self.vote(who, said))
         return self.decided[who]
 
@@ -124,6 +124,9 @@ class Pass:
         if not torch.compiler.is_compiling():
             self.doubts.append((who, scores.detach().isnan().any()))
         decision = Decision(scores, self._choose(scores))
+        if not self._by_site and decision.routing.weight.requires_grad:
+            # Planned here and not at the first site, whose layer may be checkpointed: see Mix.
+            decision.mix = self._plan(decision.routing, decision.routing.weight.dtype)
         self.decided[who] = decision
         if self.gate.granularity == "prompt":
             self.kept.decisions[who] = decision
@@ -165,3 +168,7 @@ class Pass:
         return plan(routing, rows=self.rules.rows, dtype=dtype, mixing=self.rules.mixing, weightless=weightless)
 
 
+def in_float32(x: Tensor) -> AbstractContextManager[object]:
+    """For gates: an autocast would round their scores to half precision, of which some cannot hold gate.NEVER."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -13,6 +13,7 @@ from pmemx.core.domain import Corpus, Domain, DomainSource, Example
 from pmemx.core.encoding import Encoded, encode
 from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence, SiteLoad, Split
 from pmemx.core.metric import Metric
+from pmemx.core.mix import Mixing
 from pmemx.core.routing import Select
 from pmemx.core.stage import Stage, Workspace
 from pmemx.core.store import Store
@@ -28,8 +29,9 @@ class EvaluateStage(Stage):
     """Methods: the base, the teacher with the document in context, every gate of the run, and the baselines.
 
     gates: trained or not, by the name under which the report shows them; "oracle" among them is the ceiling of routing.
-    select: how gates choose when it counts. baselines without a gate are made here: "average" and "sum" of all
-    experts, each expert always on ("expert/<name>"), and the adapters of other curricula ("sequential/<phase>", "joint").
+    select: how gates choose when it counts. mixing: what a gate's weights mix (see core.mix.Mixing). baselines without a gate are made here: "average" and "sum" of all
+    experts, each expert always on ("expert/<name>"), the adapters of other curricula ("sequential/<phase>", "joint"), and
+    the blocks that the run merged ("merge/<name>").
     grow: gates under which the bank is also asked while it grows expert by expert, by the name of that run
     ("oracle": "bank_oracle" gives methods "bank_oracle/<phase>"); experts of later phases are then away.
     reliability_rows: about so many prompts of the distillation are asked per domain, evenly spread.
@@ -42,6 +44,7 @@ class EvaluateStage(Stage):
     gates: dict[str, GateFactory]
     select: Select
     metrics: dict[str, Metric]
+    mixing: Mixing = "after"
     average_and_sum: bool = True
     every_expert: bool = True
     grow: dict[str, str] | None = None
@@ -55,6 +58,7 @@ class EvaluateStage(Stage):
         sequence = course_digests(workspace.folder, "sequential")
         phases = [digest for versions in sequence.values() for digest in versions]
         joint = [versions[-1] for versions in course_digests(workspace.folder, "joint").values()]
+        merges = {name: versions[-1] for name, versions in course_digests(workspace.folder, "merge").items()}
         grow = self.grow or {}
         growth = len(bank) * len(grow)
         total = (
@@ -65,10 +69,11 @@ class EvaluateStage(Stage):
             + self.every_expert * len(bank)
             + len(phases)
             + len(joint)
+            + len(merges)
         )
         exam = _Exam(base, corpus, bank, self.reliability_rows)
         with workspace.progress("Evaluate", total=total) as advance:
-            for method in self._methods(workspace, exam, phases, joint):
+            for method in self._methods(workspace, exam, phases, joint, merges):
                 advance(1, method)
         evidence = exam.evidence(bank.names if phases or grow else ())
         evidence.write(workspace.folder / "evidence.jsonl")
@@ -76,14 +81,16 @@ class EvaluateStage(Stage):
         workspace.ledger.figures.update(figures)
         return {name: figure.value for name, figure in figures.items()}
 
-    def _methods(self, workspace: Workspace, exam: "_Exam", phases: list[str], joint: list[str]) -> Iterator[str]:
+    def _methods(
+        self, workspace: Workspace, exam: "_Exam", phases: list[str], joint: list[str], merges: dict[str, str]
+    ) -> Iterator[str]:
         yield exam.sit_base()
         yield exam.sit_teacher()
         model, bank, base = exam.base.model, exam.bank, exam.base.fingerprint
         shape = bank.shape(model.config.hidden_size)
         for name, factory in self.gates.items():
-            gate = load_gate(factory, shape, workspace.folder / "gates", name)
-            with attached(model, bank, gate=gate, select=self.select, base=base) as routed:
+            gate = load_gate(factory, shape, workspace.folder / "gates", name).to(model.device)
+            with attached(model, bank, gate=gate, select=self.select, base=base, mixing=self.mixing) as routed:
                 yield exam.sit(name, routed, train=True, decisions=True)
                 if self.grow is not None and name in self.grow:
                     for number in range(len(bank)):
@@ -105,6 +112,9 @@ class EvaluateStage(Stage):
         for digest in joint:
             with self._alone(exam, digest) as routed:
                 yield exam.sit("joint", routed)
+        for name, digest in merges.items():
+            with self._alone(exam, digest) as routed:
+                yield exam.sit(f"merge/{name}", routed)
 
     @contextmanager
     def _alone(self, exam: "_Exam", digest: str) -> Iterator[Routed]:

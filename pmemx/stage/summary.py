@@ -39,7 +39,7 @@ def stages_table(outcomes: tuple[Outcome, ...], *, most: int = 6) -> Table:
 
 def _by_method(figures: Mapping[str, Figure], pattern: str) -> dict[str, Figure]:
     before, after = map(re.escape, pattern.split("{method}"))
-    matches = ((re.fullmatch(f"{before}([^/]+){after}", name), figure) for name, figure in figures.items())
+    matches = ((re.fullmatch(f"{before}((?:merge/)?[^/]+){after}", name), figure) for name, figure in figures.items())
     return {match[1]: figure for match, figure in matches if match}
 
 

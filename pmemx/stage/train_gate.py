@@ -14,6 +14,7 @@ from pmemx.core.digest import digest
 from pmemx.core.domain import Corpus, DomainSource
 from pmemx.core.encoding import Encoded, collate, encode
 from pmemx.core.gate import ExampleGate, Gate
+from pmemx.core.mix import Mixing
 from pmemx.core.routing import Select
 from pmemx.core.stage import Advance, Stage, Workspace
 from pmemx.core.store import Store
@@ -34,8 +35,9 @@ class TrainGateStage(Stage):
     Prompts about the unknown are no examples: they resemble those of the domains, and would only blur what sets general
     text apart. The experts and the base stay frozen.
 
-    select: the selection while training; it must pass gradients to the scores, so it is soft. per_domain, general and
-    unknown: rows of each kind in a batch; 0 leaves the kind out. checkpoints: see DistillStage.
+    select: the selection while training; it must pass gradients to the scores, so it is soft. mixing: see
+    core.mix.Mixing. per_domain, general and unknown: rows of each kind in a batch; 0 leaves the kind out. checkpoints:
+    see DistillStage.
     """
 
     base_model: BaseModel
@@ -50,6 +52,7 @@ class TrainGateStage(Stage):
     per_domain: int = 4
     general: int = 16
     unknown: int = 16
+    mixing: Mixing = "after"
 
     def run(self, workspace: Workspace) -> dict[str, float]:
         """Trained gates go to the run folder; returns the last training accuracy of each."""
@@ -120,7 +123,9 @@ class TrainGateStage(Stage):
     ) -> float:
         accuracy = 0.0
         with (
-            attached(base.model, bank, gate=gate, select=self.select, base=base.fingerprint) as routed,
+            attached(
+                base.model, bank, gate=gate, select=self.select, base=base.fingerprint, mixing=self.mixing
+            ) as routed,
             workspace.progress(f"Train gate {name}", total=self.trainer.steps) as advance,
         ):
 
