@@ -144,7 +144,9 @@ class ExpertBank(nn.Module):
         dtypes |= {f.B.dtype for block in blocks for f in block.factors.values()}
         if dtype is None and len(dtypes) > 1:
             listed = ", ".join(sorted(str(found) for found in dtypes))
-            raise IncompatibleBlock(f"the blocks mix {listed}; say which one the bank shall have: ExpertBank(..., dtype=)")
+            raise IncompatibleBlock(
+                f"the blocks mix {listed}; say which one the bank shall have: ExpertBank(..., dtype=)"
+            )
         sites = {site: _widths(site, blocks) for block in blocks for site in block.factors}
         ranks = {site: [block.factors[site].rank if site in block.factors else 0 for block in blocks] for site in sites}
         rows = {
@@ -251,7 +253,9 @@ class ExpertBank(nn.Module):
         fitting = [slot for slot in free if self._misfit(slot, block) is None]
         if not fitting:
             why = self._misfit(free[0], block) if free else f"all {len(self)} slots are taken"
-            raise IncompatibleBlock(f"no free slot for {name!r}: {why}; unload an expert or build the bank with more `spare`")
+            raise IncompatibleBlock(
+                f"no free slot for {name!r}: {why}; unload an expert or build the bank with more `spare`"
+            )
         self._sit(fitting[0], block, name, version)
         return fitting[0]
 
@@ -377,5 +381,7 @@ def place(bank: ExpertBank, model: nn.Module) -> ExpertBank:
     """Move the bank to the device and floating type of a model; of a quantised one, the type of its other weights."""
     floating = next((p for p in model.parameters() if p.dtype.is_floating_point), None)
     if floating is None:
-        raise IncompatibleBlock("the model has no floating-point weight to take the bank's type from; move the bank by hand")
+        raise IncompatibleBlock(
+            "the model has no floating-point weight to take the bank's type from; move the bank by hand"
+        )
     return bank.to(device=floating.device, dtype=floating.dtype)

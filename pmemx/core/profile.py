@@ -22,7 +22,9 @@ class Profile:
             if not math.isfinite(weight):
                 raise ConfigError(f"profile {self.name!r} gives {expert!r} the weight {weight}; it must be finite")
         if strangers := self.versions.keys() - self.weights.keys():
-            raise ConfigError(f"profile {self.name!r} names a version of {min(strangers)!r}, but no weight; give it one")
+            raise ConfigError(
+                f"profile {self.name!r} names a version of {min(strangers)!r}, but no weight; give it one"
+            )
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
         object.__setattr__(self, "versions", MappingProxyType(dict(self.versions)))
 
@@ -37,4 +39,6 @@ class Profile:
             found = json.loads(text)
             return Profile(found["name"], found["weights"], found["versions"])
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptBlock(f"{text[:60]!r} is no profile ({error!r}); it holds name, weights and versions") from error
+            raise CorruptBlock(
+                f"{text[:60]!r} is no profile ({error!r}); it holds name, weights and versions"
+            ) from error
