@@ -48,6 +48,7 @@ class Layout:
         self.number, self.room = number, tuple(room)
         self.widest = max(self.room)
         self.num_rows = sum(self.room)
+        self._even = self.num_rows == self.widest * len(self.room)
         self.starts = tuple(accumulate(self.room, initial=0))[:-1]
         counts = torch.tensor(self.room)
         self.owner = torch.arange(len(self.room)).repeat_interleave(counts)
@@ -57,6 +58,31 @@ class Layout:
         inside = step < counts[:, None]
         self.rows = torch.where(inside, starts[:, None] + step, 0)
         self.real = inside.to(torch.float32)
+
+    def weigh(
+        self, low: Float[Tensor, "batch token row"], weight: Float[Tensor, "#batch decision slot"]
+    ) -> Float[Tensor, "batch token row"]:
+        """Every row times the weight of its slot."""
+        if self._even:
+            return (self._by_room(low) * weight[..., None]).flatten(-2)
+        return low * weight.index_select(2, self.owner)
+
+    def weigh_(self, low: Float[Tensor, "batch token row"], weight: Float[Tensor, "#batch decision slot"]) -> None:
+        """The same in place."""
+        if self._even:
+            self._by_room(low).mul_(weight[..., None])
+        else:
+            low.mul_(weight.index_select(2, self.owner))
+
+    def by_slot(self, values: Float[Tensor, "batch token row"]) -> Float[Tensor, "batch token slot"]:
+        """Sum the values of each slot's rows."""
+        if self._even:
+            return self._by_room(values).sum(dim=-1)
+        return values.new_zeros(*values.shape[:2], len(self.room)).index_add_(2, self.owner, values)
+
+    def _by_room(self, values: Tensor) -> Tensor:
+        # Slots and rows as a rectangle: weights are read as they are, not repeated row by row.
+        return values.unflatten(-1, (len(self.room), self.widest))
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Apply what nn.Module applies to its buffers."""
@@ -74,6 +100,7 @@ class SiteFactors(nn.Module):
         super().__init__()
         self.number, self.layout, self.width_in, self.width_out = number, layout, width_in, width_out
         self.ranks = [0] * len(layout.room)
+        self._views: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def numel(self) -> int:
@@ -86,16 +113,25 @@ class SiteFactors(nn.Module):
         A, B = store.split([rows * self.width_in, rows * self.width_out])
         self.register_buffer("A", A.view(rows, self.width_in))
         self.register_buffer("B", B.view(rows, self.width_out))
+        self._views.clear()
+
+    def expert(self, slot: int) -> tuple[Float[Tensor, "room width_in"], Float[Tensor, "room width_out"]]:
+        """A and B of a slot: views, made when they are first asked for."""
+        if slot not in self._views:
+            rows = slice(self.layout.starts[slot], self.layout.starts[slot] + self.layout.room[slot])
+            self._views[slot] = self.A[rows], self.B[rows]
+        return self._views[slot]
 
     def write(self, slot: int, factors: LoraFactors | None) -> None:
         """Fill a slot's rows, rounding each number once; what the factors do not need becomes zero."""
-        start, room = self.layout.starts[slot], self.layout.room[slot]
+        A, B = self.expert(slot)
         rank = 0 if factors is None else factors.rank
         if factors is not None:
-            self.A[start : start + rank].copy_(factors.A)
-            torch.mul(factors.B.T, factors.scale, out=self.B[start : start + rank])
-        self.A[start + rank : start + room].zero_()
-        self.B[start + rank : start + room].zero_()
+            A[:rank].copy_(factors.A)
+            torch.mul(factors.B.T, factors.scale, out=B[:rank])
+        if rank < A.shape[0]:
+            A[rank:].zero_()
+            B[rank:].zero_()
         self.ranks[slot] = rank
 
 
@@ -377,11 +413,11 @@ def _widths(site: str, blocks: Sequence[CapabilityBlock]) -> tuple[int, int]:
     return widths.pop()
 
 
-def place(bank: ExpertBank, model: nn.Module) -> ExpertBank:
-    """Move the bank to the device and floating type of a model; of a quantised one, the type of its other weights."""
+def place(bank: ExpertBank, model: nn.Module, dtype: torch.dtype | None = None) -> ExpertBank:
+    """Move the bank to the device of a model, and to a floating type: the model's, or its other weights' if it is quantised."""
     floating = next((p for p in model.parameters() if p.dtype.is_floating_point), None)
     if floating is None:
         raise IncompatibleBlock(
             "the model has no floating-point weight to take the bank's type from; move the bank by hand"
         )
-    return bank.to(device=floating.device, dtype=floating.dtype)
+    return bank.to(device=floating.device, dtype=dtype or floating.dtype)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmemx.core.bank import Layout, SiteFactors
-from pmemx.core.product import DenseProduct, GatheredProduct, SegmentedProduct
+from pmemx.core.product import DenseProduct, GatheredProduct, SegmentedProduct, rows_of, segments_down, segments_up
 from pmemx.core.routing import Routing
 
 Mixing = Literal["after", "before"]
@@ -46,26 +46,21 @@ class DenseMix(Mix):
     """Two matrix products over all rows of a site: E*r*d multiplies a token instead of E*d*d."""
 
     def __init__(self, routing: Routing, mixing: Mixing) -> None:
-        self.weight, self.mixing = routing.dense(), mixing
-        self._by_row: dict[tuple[int, torch.dtype], Tensor] = {}
+        self.weight = routing.dense()
+        self.mixing: Mixing = mixing
 
     def add(self, y: Tensor, x: Tensor, site: SiteFactors) -> Tensor:
         """See Mix."""
-        x, A, B = x.to(y.dtype), site.A.to(y.dtype), site.B.to(y.dtype)
-        if self.mixing == "after" and _records(x, self.weight):
-            weight = self.weight.to(y.dtype).expand(x.shape[0], -1, -1)
-            return y + DenseProduct.apply(x, weight, A, B, site.layout.owner)  # pyright: ignore[reportOperatorIssue]
-        low = _weighed(x @ A.T, self._weight_by_row(site.layout, y.dtype), site.layout.place, self.mixing, site.layout)
+        x, A, B, weight = x.to(y.dtype), site.A.to(y.dtype), site.B.to(y.dtype), self.weight.to(y.dtype)
+        if self.mixing == "before":
+            by_row = weight.index_select(2, site.layout.owner)
+            return _add_product(y, _met(x @ A.T, by_row, site.layout.place, site.layout.widest), B)
+        if _records(x, weight):
+            weight = weight.expand(x.shape[0], -1, -1)
+            return y + DenseProduct.apply(x, weight, A, B, site.layout)  # pyright: ignore[reportOperatorIssue]
+        low = x @ A.T
+        site.layout.weigh_(low, weight)
         return _add_product(y, low, B)
-
-    def _weight_by_row(self, layout: Layout, dtype: torch.dtype) -> Tensor:
-        key = layout.number, dtype
-        if (known := self._by_row.get(key)) is not None:
-            return known
-        weight = self.weight.to(dtype).index_select(2, layout.owner)
-        if not weight.requires_grad:
-            self._by_row[key] = weight
-        return weight
 
 
 class SequenceMix(Mix):
@@ -84,10 +79,10 @@ class SequenceMix(Mix):
         x = x.to(y.dtype)
         index, weight = self._chosen_rows(site.layout)
         if self.mixing == "before":
-            low = x @ site.A[index].to(y.dtype).mT
+            low = x @ rows_of(site.A, index).to(y.dtype).mT
             place = site.layout.place[index][:, None]
-            low = _weighed(low, weight.to(y.dtype)[:, None], place, self.mixing, site.layout)
-            return y + low @ site.B[index].to(y.dtype)
+            low = _met(low, weight.to(y.dtype)[:, None], place, site.layout.widest)
+            return y + low @ rows_of(site.B, index).to(y.dtype)
         if _records(x, weight):
             A, B, rows = site.A.to(y.dtype), site.B.to(y.dtype), x.shape[0]
             weight, index = weight.to(y.dtype).expand(rows, -1), index.expand(rows, -1)
@@ -95,8 +90,8 @@ class SequenceMix(Mix):
         key = site.number, y.dtype
         if key not in self._gathered:
             # The weight goes into B here, which saves a pass over the tokens of every site.
-            B = site.B[index] * weight[..., None].to(site.B.dtype)
-            self._gathered[key] = (site.A[index].to(y.dtype), B.to(y.dtype))
+            B = rows_of(site.B, index).mul_(weight[..., None])
+            self._gathered[key] = (rows_of(site.A, index).to(y.dtype), B.to(y.dtype))
         A, B = self._gathered[key]
         if index.shape[0] == 1:
             return _add_product(y, x @ A[0].T, B[0])
@@ -118,39 +113,39 @@ class SegmentMix(Mix):
     """Token-level top-k: tokens are sorted by expert once, and every expert in use reads its segment."""
 
     def __init__(self, routing: Routing) -> None:
-        pairs = _Pairs(routing)
-        self.token, self.weight, self.spans = pairs.token, pairs.weight, pairs.spans
+        self.pairs = _Pairs(routing)
 
     def add(self, y: Tensor, x: Tensor, site: SiteFactors) -> Tensor:
         """See Mix."""
-        flat = x.to(y.dtype).flatten(0, -2)
-        A, B, weight = site.A.to(y.dtype), site.B.to(y.dtype), self.weight.to(y.dtype)
-        spans = tuple((*_rows_of(site.layout, slot), begin, end) for slot, begin, end in self.spans)
-        if _records(x, self.weight, y) or not y.is_contiguous():
-            return y + SegmentedProduct.apply(flat, weight, A, B, self.token, spans).view_as(y)  # pyright: ignore
-        out = y.view(-1, y.shape[-1])
-        for first, last, begin, end in spans:
-            token = self.token[begin:end]
-            low = (flat[token] @ A[first:last].T).mul_(weight[begin:end, None])
-            out.index_add_(0, token, low @ B[first:last])
+        pairs = self.pairs
+        if not pairs.slots:
+            return y
+        flat, weight = x.to(y.dtype).flatten(0, -2), pairs.weight.to(y.dtype)
+        factors = tuple((A.to(y.dtype), B.to(y.dtype)) for A, B in map(site.expert, pairs.slots))
+        if _records(x, weight, y) or not y.is_contiguous():
+            update = SegmentedProduct.apply(flat, weight, pairs.token, pairs.sizes, factors)
+            return y + update.view_as(y)  # pyright: ignore[reportOptionalMemberAccess]
+        A, B = zip(*factors, strict=True)
+        # Gathered and scattered once for all experts.
+        low = segments_down(flat.index_select(0, pairs.token), A, pairs.sizes).mul_(weight[:, None])
+        y.view(-1, y.shape[-1]).index_add_(0, pairs.token, segments_up(low, B, pairs.sizes))
         return y
 
 
 class PaddedMix(Mix):
-    """Token-level top-k: the segments of all experts in use as one padded batch; for types whose small products are slow."""
+    """Token-level top-k: the segments of all experts in use as one padded batch, in two products however many there are."""
 
     def __init__(self, routing: Routing) -> None:
-        pairs = _Pairs(routing)
-        self.token = pairs.token
-        sizes = [end - begin for _, begin, end in pairs.spans]
+        pairs = self.pairs = _Pairs(routing)
         device = pairs.token.device
-        self.used = torch.tensor([slot for slot, _, _ in pairs.spans], device=device, dtype=torch.long)
-        self.longest = max(sizes, default=0)
-        starts = torch.tensor([begin for _, begin, _ in pairs.spans], device=device, dtype=torch.long)
-        lengths = torch.tensor(sizes, device=device, dtype=torch.long)
-        segment = torch.arange(len(sizes), device=device).repeat_interleave(lengths)
+        self.used = torch.tensor(pairs.slots, device=device, dtype=torch.long)
+        self.longest = max(pairs.sizes, default=0)
+        sizes = torch.tensor(pairs.sizes, device=device, dtype=torch.long)
+        segment = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
         # Where each pair stands in the padded batch.
-        self.position = segment * self.longest + torch.arange(len(segment), device=device) - starts[segment]
+        self.position = (
+            segment * self.longest + torch.arange(len(segment), device=device) - (sizes.cumsum(0) - sizes)[segment]
+        )
         self.weight = pairs.weight.new_zeros(len(sizes) * self.longest).index_copy(0, self.position, pairs.weight)
 
     def add(self, y: Tensor, x: Tensor, site: SiteFactors) -> Tensor:
@@ -159,30 +154,33 @@ class PaddedMix(Mix):
             return y
         flat = x.to(y.dtype).flatten(0, -2)
         num_used, layout = len(self.used), site.layout
-        padded = flat.new_zeros(num_used * self.longest, flat.shape[1]).index_copy(0, self.position, flat[self.token])
+        padded = flat.new_zeros(num_used * self.longest, flat.shape[1]).index_copy(
+            0, self.position, flat.index_select(0, self.pairs.token)
+        )
         rows = layout.rows[self.used]
         real = layout.real[self.used][:, None].to(y.dtype)
         weight = self.weight.view(num_used, self.longest, 1).to(y.dtype) * real
         low = torch.bmm(padded.view(num_used, self.longest, -1), site.A[rows].to(y.dtype).mT) * weight
-        out = torch.bmm(low, site.B[rows].to(y.dtype)).flatten(0, 1)[self.position]
+        out = torch.bmm(low, site.B[rows].to(y.dtype)).flatten(0, 1).index_select(0, self.position)
         if _records(y, out) or not y.is_contiguous():
-            return y + torch.zeros_like(y).flatten(0, -2).index_add(0, self.token, out).view_as(y)
-        y.view(-1, y.shape[-1]).index_add_(0, self.token, out)
+            return y + torch.zeros_like(y).flatten(0, -2).index_add(0, self.pairs.token, out).view_as(y)
+        y.view(-1, y.shape[-1]).index_add_(0, self.pairs.token, out)
         return y
 
 
 class _Pairs:
-    """Pairs of a token and an expert with a weight, sorted by expert; spans: (slot, begin, end) of every expert in use."""
+    """Pairs of a token and an expert with a weight, sorted by expert. slots, sizes: of every expert in use."""
 
     def __init__(self, routing: Routing) -> None:
-        chosen = routing.weight.flatten().nonzero()[:, 0]
-        slot, order = routing.index.flatten()[chosen].sort(stable=True)
-        chosen = chosen[order]
+        weight, index = routing.weight.flatten(), routing.index.flatten()
+        chosen = weight.nonzero()[:, 0]
+        slot, order = index.index_select(0, chosen).sort(stable=True)
+        chosen = chosen.index_select(0, order)
         self.token = chosen // routing.index.shape[2]
-        self.weight = routing.weight.flatten()[chosen]
-        used, counts = slot.unique_consecutive(return_counts=True)
-        ends = counts.cumsum(0)
-        self.spans = tuple(zip(used.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True))
+        self.weight = weight.index_select(0, chosen)
+        counts = enumerate(slot.bincount(minlength=routing.num_experts).tolist())
+        used = [(slot, size) for slot, size in counts if size]
+        self.slots, self.sizes = tuple(slot for slot, _ in used), tuple(size for _, size in used)
 
 
 def plan(routing: Routing, *, rows: int, dtype: torch.dtype, mixing: Mixing = "after", weightless: bool = False) -> Mix:
@@ -200,39 +198,36 @@ def plan(routing: Routing, *, rows: int, dtype: torch.dtype, mixing: Mixing = "a
         return DenseMix(routing, mixing) if everything else SequenceMix(routing, mixing)
     if everything or mixing == "before" or torch.compiler.is_compiling():
         return DenseMix(routing, mixing)
-    pairs = routing.index.shape[0] * routing.index.shape[1] * chosen
-    if rows <= sparse_above(pairs, chosen, min(num_experts, pairs), dtype):
+    tokens, device = routing.index.shape[0] * routing.index.shape[1], routing.index.device
+    if rows <= sparse_above(tokens, chosen, min(num_experts, tokens * chosen), dtype, device):
         return DenseMix(routing, mixing)
-    if dtype == torch.float32 or routing.weight.requires_grad:
-        return SegmentMix(routing)
-    return PaddedMix(routing)
+    # Launching a product for every expert costs a processor little and an accelerator much.
+    return SegmentMix(routing) if device.type == "cpu" or routing.weight.requires_grad else PaddedMix(routing)
 
 
-def sparse_above(pairs: int, chosen: int, used: int, dtype: torch.dtype) -> float:
-    """Rows of a site above which sorting tokens by expert beats the product over all rows (experiments/benchmarks/engine).
+def sparse_above(tokens: int, chosen: int, used: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Rows of a site above which sorting tokens by expert beats the product over all rows.
 
-    Sorting pays per pair for gathering and scattering its token, and per expert in use for a product of its own.
+    Sorting pays per chosen expert for gathering and scattering the token, and per expert in use for products of its own;
+    both are told in rows of the dense product, which half precision makes dearer (experiments/benchmarks/engine, on a
+    processor). An accelerator multiplies some 1,000 rows in the time of a launch; that figure was not measured.
     """
-    tokens = pairs / chosen
-    per_pair, per_expert = (50, 1000) if dtype == torch.float32 else (150, 1000)
-    return per_pair * chosen + per_expert * used / tokens
+    if device.type != "cpu":
+        return 1024
+    if dtype in (torch.float32, torch.float64):
+        return 40 * chosen + (400 * used + 2000) / (tokens + 8)
+    return 10 * chosen + 100 * used / tokens
 
 
 def _records(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def _rows_of(layout: Layout, slot: int) -> tuple[int, int]:
-    return layout.starts[slot], layout.starts[slot] + layout.room[slot]
-
-
-def _weighed(low: Tensor, weight: Tensor, place: Tensor, mixing: Mixing, layout: Layout) -> Tensor:
-    if mixing == "after":
-        return low * weight if _records(low, weight) else low.mul_(weight)
+def _met(low: Tensor, weight: Tensor, place: Tensor, widest: int) -> Tensor:
     # Equal ranks of different experts meet: sum_e w_e A_e x, then each expert's B reads the sum.
     low = low * weight
     place = place.expand(low.shape)
-    together = low.new_zeros(*low.shape[:-1], layout.widest).scatter_add(-1, place, low)
+    together = low.new_zeros(*low.shape[:-1], widest).scatter_add(-1, place, low)
     return together.gather(-1, place) * weight
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pmemx.core.atomic import write_whole
-from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
+from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors, all_finite
 from pmemx.core.errors import CorruptBlock, IncompatibleBlock, UnsupportedAdapter
 from pmemx.core.factor_file import FactorFile, pack, unpack
 from pmemx.core.peft_config import adapted_sites, generated_config, rank_and_scale, refusals
@@ -175,6 +175,6 @@ def _misfit(config: Mapping[str, Any], site: str, pair: Mapping[str, Tensor]) ->
         return [f"{shapes}, but its config says rank {rank}; find the config that belongs to it"]
     if A.dtype not in _FLOATS or B.dtype not in _FLOATS:
         return [f"{site} is stored as {A.dtype}, {B.dtype}; save it as float32, float16 or bfloat16"]
-    if not (A.isfinite().all() and B.isfinite().all()):
+    if not (all_finite(A) and all_finite(B)):
         return [f"{site} holds NaN or infinity; train it again with a smaller learning rate"]
     return []

@@ -15,10 +15,13 @@ def shares(scores: Float[Tensor, "*decision choice"], temperature: float = 1.0) 
 
     A decision whose every score is -inf may choose nothing, and so goes to no expert. NaN stays NaN: it is not hidden.
     """
-    scaled = scores.float() / temperature
-    nothing = (scaled == -math.inf).all(dim=-1, keepdim=True)
-    # Before the softmax, not after it: the gradient of a softmax over nothing is NaN, whatever replaces its value.
-    return torch.cat([scaled[..., :1].masked_fill(nothing, 0.0), scaled[..., 1:]], dim=-1).softmax(dim=-1)
+    scaled = scores.float()
+    if temperature != 1:
+        scaled = scaled / temperature
+    # The least finite number is below every score that counts, and leaves a softmax over nothing something to choose.
+    # Before the softmax, not after it: its gradient over nothing would be NaN, whatever replaces its value.
+    nobody = scaled[..., :1].clamp_min(torch.finfo(scaled.dtype).min)
+    return torch.cat([nobody, scaled[..., 1:]], dim=-1).softmax(dim=-1)
 
 
 def renormalised(share: Float[Tensor, "*decision chosen"]) -> Float[Tensor, "*decision chosen"]:

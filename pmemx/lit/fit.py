@@ -15,11 +15,11 @@ from pmemx.lit.reseed import Reseed
 from pmemx.lit.settings import TrainerSettings
 
 OnStep = Callable[[int, dict[str, float]], None]
-"""Called after every optimiser step with the number of steps done and the logged values."""
+"""Called after every optimiser step, by the first process alone, with the number of steps done and the logged values."""
 
 
 class Report(Callback):
-    """Hands logged values on, and stops when the running mean of the loss is low enough."""
+    """Hands logged values on, and stops when the running mean of the loss is low enough in every process."""
 
     def __init__(self, on_step: OnStep, stop_below: float) -> None:
         self.on_step, self.stop_below = on_step, stop_below
@@ -32,9 +32,11 @@ class Report(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.on_step(trainer.global_step, values)
+        if trainer.is_global_zero:
+            self.on_step(trainer.global_step, values)
         self.recent = [*self.recent[-9:], values.get("train/loss", float("inf"))]
-        if len(self.recent) == 10 and sum(self.recent) / 10 < self.stop_below:
+        low = len(self.recent) == 10 and sum(self.recent) / 10 < self.stop_below
+        if self.stop_below and trainer.strategy.reduce_boolean_decision(low):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:

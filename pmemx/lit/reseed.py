@@ -16,7 +16,8 @@ class Reseed(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The number of the batch counts from the start of training, not of the process."""
+        """The number of the batch is that of the stream: it counts from the start of training, over all processes."""
         number = trainer.global_step * trainer.accumulate_grad_batches + batch_idx % trainer.accumulate_grad_batches
+        number = number * trainer.world_size + trainer.global_rank
         state = hashlib.sha256(f"{self.seed}:{number}".encode()).digest()
         torch.manual_seed(int.from_bytes(state[:8], "big") >> 1)

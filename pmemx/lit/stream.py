@@ -75,16 +75,21 @@ B = TypeVar("B", bound=DeviceBatch)
 
 
 class Stream(IterableDataset[B], Generic[B]):
-    """An endless stream of batches, each a pure function of its number; `step` is where it starts."""
+    """An endless stream of batches, each a pure function of its number; `step` is where it starts.
+
+    Of `ranks` processes that train together, each takes every `ranks`-th batch: two processes that accumulate over one
+    batch take the steps of one process that accumulates over two.
+    """
 
     step = 0
+    rank, ranks = 0, 1
 
     @abstractmethod
     def at(self, step: int) -> B:
         """The batch of one step."""
 
     def __iter__(self) -> Iterator[B]:
-        return (self.at(step) for step in itertools.count(self.step))
+        return (self.at(step) for step in itertools.count(self.step + self.rank, self.ranks))
 
 
 class TransferStream(Stream[TrainingBatch]):
@@ -116,7 +121,10 @@ class StreamModule(L.LightningDataModule, Generic[B]):
         self.stream, self.validation = stream, validation
 
     def train_dataloader(self) -> DataLoader:
-        """Batches come whole from the stream."""
+        """Batches come whole from the stream, to each process its own."""
+        trainer = self.trainer
+        assert trainer is not None
+        self.stream.rank, self.stream.ranks = trainer.global_rank, trainer.world_size
         return DataLoader(self.stream, batch_size=None)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
@@ -124,10 +132,10 @@ class StreamModule(L.LightningDataModule, Generic[B]):
         return DataLoader(_Batches(self.validation), batch_size=None) if self.validation else []
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches the training loop has consumed."""
+        """How many batches the training loop has consumed, in all processes together."""
         trainer = self.trainer
         assert trainer is not None
-        return {"step": trainer.global_step * trainer.accumulate_grad_batches}
+        return {"step": trainer.global_step * trainer.accumulate_grad_batches * trainer.world_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after the batches that were consumed."""

@@ -1,7 +1,8 @@
 """Attach a bank to a frozen causal language model with hooks, so that leaving restores the base bit for bit."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from threading import local
 from typing import Any
@@ -21,7 +22,7 @@ from pmemx.core.profile import Profile
 from pmemx.core.routing import Observer, Routing, Select
 from pmemx.core.vote import vote_on_prompt
 from pmemx.runtime.cache import Decision, Kept, RoutingLayer, Stamp, routing_layer
-from pmemx.runtime.checkpointing import recomputing
+from pmemx.runtime.checkpointing import Recomputing
 from pmemx.runtime.lock import SharedLock
 from pmemx.runtime.look import Look
 from pmemx.runtime.request import Request, attended_tokens, by_row, domain_by_row, prompt_by_row
@@ -56,11 +57,19 @@ class Routed:
     """
 
     def __init__(
-        self, model: nn.Module, bank: ExpertBank, gate: Gate | None, select: Select | None, mixing: Mixing
+        self,
+        model: nn.Module,
+        bank: ExpertBank,
+        gate: Gate | None,
+        select: Select | None,
+        mixing: Mixing,
+        dtype: torch.dtype | None,
     ) -> None:
-        self.model, self.bank, self.gate, self.select, self.mixing = model, bank, gate, select, mixing
+        self.model, self.bank, self.gate, self.select, self.dtype = model, bank, gate, select, dtype
+        self.mixing: Mixing = mixing
         self.profiles: Mapping[str, Profile] = {}
         self._look = Look(model)
+        self._recomputing = Recomputing(model, self._resuming)
         self._lock = SharedLock()
         self._thread = _Thread()
         self._defaults = _Defaults()
@@ -219,19 +228,19 @@ class Routed:
 
     def _attach(self) -> None:
         modules = dict(self.model.named_modules())
-        self._handles.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        self._handles.append(self.model.register_forward_hook(self._end, with_kwargs=True, always_call=True))
+        begin, end = self._begin, self._end  # pyright: ignore[reportAttributeAccessIssue]
+        self._handles.append(self.model.register_forward_pre_hook(begin, with_kwargs=True))
+        self._handles.append(self.model.register_forward_hook(end, with_kwargs=True, always_call=True))
         for name, site in self.bank.items():
             self._handles.append(modules[name].register_forward_hook(self._hook(name, site)))
-        # Compiled code does not notice hooks that come or go: what was compiled without them must be compiled again.
-        torch.compiler.reset()
+        _forget_compiled_code()
 
     def detach(self) -> None:
         """Remove every hook: the model is the base again, bit for bit."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        torch.compiler.reset()
+        _forget_compiled_code()
 
     @torch.compiler.disable
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -244,7 +253,7 @@ class Routed:
             ids = kwargs.get("input_ids", args[0] if args else None)
             if running.rules.fixed is None and not running.decided:
                 self._decide(running, ids, kwargs)
-            thread.checkpoints = recomputing(model, self._recompute(running))
+            thread.checkpoints = self._recomputing.during()
             thread.checkpoints.__enter__()
             thread.running = running
         except BaseException:
@@ -286,23 +295,20 @@ class Routed:
 
         return add_experts
 
-    def _recompute(self, running: Pass) -> Callable[[], Any]:
-        writes = self.bank.writes
+    def _resuming(self) -> AbstractContextManager[None]:
+        running = self._thread.running
+        return nullcontext() if running is None else self._resumed(running, self.bank.writes)
 
-        @contextmanager
-        def resumed() -> Iterator[None]:
-            if self.bank.writes != writes:
-                raise PmemxError(
-                    "the bank was written between a pass and its backward pass; swap experts after the step"
-                )
-            thread = self._thread
-            before, thread.running = thread.running, running.again()
-            try:
-                yield
-            finally:
-                thread.running = before
-
-        return resumed
+    @contextmanager
+    def _resumed(self, running: Pass, writes: int) -> Iterator[None]:
+        if self.bank.writes != writes:
+            raise PmemxError("the bank was written between a pass and its backward pass; swap experts after the step")
+        thread = self._thread
+        before, thread.running = thread.running, running.again()
+        try:
+            yield
+        finally:
+            thread.running = before
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass:
         ids, embeddings = kwargs.get("input_ids", args[0] if args else None), kwargs.get("inputs_embeds")
@@ -314,9 +320,8 @@ class Routed:
         cache = kwargs.get("past_key_values")
         stamp, rules = self._ruling(request, defaults, rows)
         kept, continues = self._kept(cache, rows, stamp)
-        attended = attended_tokens(
-            kwargs.get("attention_mask"), tokens, int(cache.get_seq_length()) if continues else 0
-        )
+        before = int(cache.get_seq_length()) if continues and cache is not None else 0
+        attended = attended_tokens(kwargs.get("attention_mask"), tokens, before)
         prompt = attended
         if request.prompt is not None and not continues:
             prompt = prompt_by_row(request.prompt, rows, length)
@@ -336,8 +341,6 @@ class Routed:
             self._refuse_drafts(kwargs.get("logits_to_keep", 1))
         if continues and prompted and (isinstance(self.gate, ContextGate) or self.gate.level == "model"):  # type: ignore[union-attr]
             running.decided = kept.decisions
-        if self.gate is None and running.rules.fixed is None:
-            running.decided[""] = self._profiles_alone(running.rules, rows)
         return running
 
     @staticmethod
@@ -390,15 +393,19 @@ class Routed:
         barred = slots = None
         if self.gate is not None:
             barred, slots = self._choices(self.gate, request, defaults, rows)
-        fixed = self._fixed_decision(defaults) if request.profiles is None else None
+        profiled = self._profiled(request, rows)
+        fixed = self._fixed_decision(defaults) if profiled is None else None
+        if fixed is None and self.gate is None:
+            fixed = Decision(None, self._nothing(rows) if profiled is None else profiled[1])
         return Rules(
             barred=barred,
             slots=slots,
-            profiled=self._profiled(request, rows),
+            profiled=profiled,
             fixed=fixed,
             num_slots=len(self.bank),
             rows=self.bank.num_rows,
             mixing=self.mixing,
+            dtype=self.dtype,
         )
 
     def _choices(
@@ -432,11 +439,9 @@ class Routed:
         device = self._device
         return which.to(device), Routing(index.to(device), weight.to(device), len(self.bank))
 
-    def _profiles_alone(self, rules: Rules, rows: int) -> Decision:
-        if rules.profiled is not None:
-            return Decision(None, rules.profiled[1])
-        nothing = torch.zeros(rows, 1, 0, dtype=torch.long, device=self._device)
-        return Decision(None, Routing(nothing, nothing.float(), len(self.bank)))
+    def _nothing(self, rows: int) -> Routing:
+        index = torch.zeros(rows, 1, 0, dtype=torch.long, device=self._device)
+        return Routing(index, index.float(), len(self.bank))
 
     def _fixed_decision(self, defaults: _Defaults) -> Decision | None:
         if defaults.weights is None:
@@ -523,6 +528,12 @@ class Routed:
         return running.kept.base
 
 
+def _forget_compiled_code() -> None:
+    # Compiled code does not notice hooks that come or go. Where nothing was compiled, the compiler is not even imported.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
 def _difference(before: Stamp, now: Stamp) -> str:
     revisions = dict(now.revisions)
     changed = [name for name, revision in before.revisions if revisions.get(name, revision) != revision]
@@ -542,11 +553,13 @@ def attach(
     weights: Float[Tensor, " expert"] | Sequence[float] | None = None,
     base: str | None = None,
     mixing: Mixing = "after",
+    dtype: torch.dtype | None = None,
 ) -> Routed:
     """Put the bank's experts on the model, chosen by a gate and a selection, weighed without one, or by profiles alone.
 
-    base: fingerprint of the model, to refuse experts of another one. mixing: see core.mix.Mixing. The model's own weights,
-    state dict and methods are never touched; the bank moves to its device and floating type.
+    base: fingerprint of the model, to refuse experts of another one. mixing: see core.mix.Mixing. dtype: in which experts
+    are kept and computed, the model's where None; float32 experts on a model of half precision err less and cost more. The
+    model's own weights, state dict and methods are never touched; the bank moves to its device.
     Raises IncompatibleBlock when the base differs, a site of the bank is missing or of another width, or the gate was
     built for other experts or sites; PmemxError when the model has a bank already.
     """
@@ -564,7 +577,7 @@ def attach(
     _check_sites(model, bank)
     if gate is not None:
         _check_gate(gate, bank)
-    routed = Routed(model, place(bank, model), gate, select, mixing)
+    routed = Routed(model, place(bank, model, dtype), gate, select, mixing, dtype)
     if isinstance(gate, FactorGate):
         for expert, name in enumerate(gate.shape.experts):
             gate.read_expert(expert, bank.factors(name))
@@ -584,9 +597,10 @@ def attached(
     weights: Float[Tensor, " expert"] | Sequence[float] | None = None,
     base: str | None = None,
     mixing: Mixing = "after",
+    dtype: torch.dtype | None = None,
 ) -> Iterator[Routed]:
     """`attach` for the length of a block; leaving it, even by an error, gives the base back bit for bit."""
-    routed = attach(model, bank, gate=gate, select=select, weights=weights, base=base, mixing=mixing)
+    routed = attach(model, bank, gate=gate, select=select, weights=weights, base=base, mixing=mixing, dtype=dtype)
     try:
         yield routed
     finally:

@@ -67,7 +67,7 @@ class RoutingLayer(DummyLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows change places, as in beam search."""
-        self._take(beam_idx, of_base=lambda base: base.reorder_cache(beam_idx))
+        self._take(beam_idx, of_base=lambda base: base.reorder_cache(beam_idx))  # type: ignore[arg-type]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Rows are selected."""

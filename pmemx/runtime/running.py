@@ -23,7 +23,7 @@ class Rules:
 
     barred: choices that a row may not make (one row for all). slots: of every expert of the gate, None where they stand in
     order. profiled: which rows a profile routes, and its routing. rows: of the bank's widest site. fixed: routing and plan
-    of weights that stand instead of a gate.
+    of weights that stand instead of a gate. dtype: in which the experts' part is computed, the site's where None.
     """
 
     barred: Bool[Tensor, "batch choice"] | None
@@ -33,6 +33,7 @@ class Rules:
     num_slots: int
     rows: int
     mixing: Mixing
+    dtype: torch.dtype | None
 
 
 @dataclass(eq=False)
@@ -80,13 +81,15 @@ class Pass:
         decision = self._decision(name, x)
         for observe in self.observers:
             observe(Observation(name, decision.scores, decision.routing, self.attended, self.prompt, self.domain))
+        wide = y if self.rules.dtype is None else y.to(self.rules.dtype)
         if decision.mix is None:
-            decision.mix = self._plan(decision.routing, y.dtype)
+            decision.mix = self._plan(decision.routing, wide.dtype)
         if x.dim() == 3:
-            return decision.mix.add(y, x, site)
+            return decision.mix.add(wide, x, site).to(y.dtype)
         # Some layers see the tokens of all rows in one list.
         rows = self.attended.shape[0]
-        return decision.mix.add(y.view(rows, -1, y.shape[-1]), x.view(rows, -1, x.shape[-1]), site).view_as(y)
+        wide = decision.mix.add(wide.view(rows, -1, y.shape[-1]), x.view(rows, -1, x.shape[-1]), site)
+        return wide.view_as(y).to(y.dtype)
 
     def _decision(self, name: str, x: Tensor) -> Decision:
         if self.rules.fixed is not None:

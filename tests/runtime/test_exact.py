@@ -37,7 +37,9 @@ def peft(llama: LlamaForCausalLM) -> PeftModel:
     copy.load_state_dict(llama.state_dict())
     model = None
     for number in range(EXPERTS):
-        targets = ["q_proj", "v_proj", "down_proj"] if number % 3 else ["q_proj", "k_proj", "o_proj", "gate_proj", "up_proj"]
+        targets = (
+            ["q_proj", "v_proj", "down_proj"] if number % 3 else ["q_proj", "k_proj", "o_proj", "gate_proj", "up_proj"]
+        )
         config = LoraConfig(r=1 + number % 8, lora_alpha=4 + 2 * number, target_modules=targets, task_type="CAUSAL_LM")
         if model is None:
             model = get_peft_model(copy, config, adapter_name=f"px{number}")
@@ -85,7 +87,9 @@ def test_a_mixed_batch_with_a_row_for_the_base(llama, peft, bank, ids):
         ours = logits(llama, ids)
     theirs = logits(peft, ids, adapter_names=names)
     assert (ours - theirs).abs().max() <= TOLERANCE
-    assert (ours - logits(llama, ids)).abs().amax(dim=(1, 2)).gt(1e-3).tolist() == [number > 0 for number in choice.tolist()]
+    assert (ours - logits(llama, ids)).abs().amax(dim=(1, 2)).gt(1e-3).tolist() == [
+        number > 0 for number in choice.tolist()
+    ]
 
 
 def test_the_sum_of_all(llama, peft, bank, ids):

@@ -148,7 +148,9 @@ def test_a_profile_that_names_versions_gets_no_others(llama, blocks):
         routed.define(Profile("pinned", {"expert-0": 1.0}, {"expert-0": "expert-0@3"}))
         with pytest.raises(IncompatibleBlock, match="wants version 'expert-1@6' of 'expert-1', the bank holds"):
             routed.define(Profile("old", {"expert-1": 1.0}, {"expert-1": "expert-1@6"}))
-        with pytest.raises(PmemxError, match="profile 'pinned' wants version 'expert-0@3' of 'expert-0', not 'expert-0@4'"):
+        with pytest.raises(
+            PmemxError, match="profile 'pinned' wants version 'expert-0@3' of 'expert-0', not 'expert-0@4'"
+        ):
             routed.swap("expert-0", blocks[0], version="expert-0@4")
         with pytest.raises(PmemxError, match="profile 'pinned' uses 'expert-0'"):
             routed.unload("expert-0")
@@ -175,7 +177,9 @@ class NotANumberAtOneSite(SiteGate):
 def test_a_gate_that_returns_nan_stops_with_the_name_of_the_site(llama, bank, ids):
     base = logits(llama, ids)
     with attached(llama, bank, gate=NotANumberAtOneSite(bank.shape(WIDTH)), select=Softmax()):
-        with pytest.raises(PmemxError, match=r"NotANumberAtOneSite scores NaN at 'model\.layers\.1\.self_attn\.v_proj'"):
+        with pytest.raises(
+            PmemxError, match=r"NotANumberAtOneSite scores NaN at 'model\.layers\.1\.self_attn\.v_proj'"
+        ):
             logits(llama, ids)
     with attached(llama, bank, gate=NotANumber(bank.shape(WIDTH)), select=Softmax()):
         with pytest.raises(PmemxError, match="NotANumber scores NaN for the whole model"):
@@ -192,7 +196,10 @@ def test_bad_input_is_refused_early_with_the_remedy(llama, bank, blocks, ids):
             routed.activate(["expert-99"])
         with pytest.raises(UnknownBlock, match="no expert 'nobody'"), routed.given(active=[["nobody"]]):
             pass
-        with pytest.raises(PmemxError, match="no profile 'legal' is defined; there are: none"), routed.given(profiles=["legal"]):
+        with (
+            pytest.raises(PmemxError, match="no profile 'legal' is defined; there are: none"),
+            routed.given(profiles=["legal"]),
+        ):
             pass
         with pytest.raises(IncompatibleBlock, match="no free slot for 'expert-9': all 8 slots are taken"):
             routed.load(block(llama, 9))
@@ -213,7 +220,9 @@ def test_bad_input_is_refused_early_with_the_remedy(llama, bank, blocks, ids):
 
 def test_a_gate_for_another_bank_is_refused(llama, bank, blocks):
     other = ExpertBank([block(llama, 20)])
-    with pytest.raises(IncompatibleBlock, match="the gate was built for expert 'expert-20', but the bank holds expert-0"):
+    with pytest.raises(
+        IncompatibleBlock, match="the gate was built for expert 'expert-20', but the bank holds expert-0"
+    ):
         attach(llama, bank, gate=OracleGate(other.shape(WIDTH)), select=TopK())
     fewer = ExpertBank([CapabilityBlock(b.card, dict(list(b.factors.items())[:2])) for b in blocks])
     with pytest.raises(IncompatibleBlock, match=r"the gate knows 'model\..*' with width None, the bank with"):
