@@ -11,10 +11,10 @@ from torch import Tensor
 from pmemx.core.card import BlockCard
 from pmemx.core.errors import CorruptBlock
 
-__all__ = ["BlockCard", "CapabilityBlock", "LoraFactors", "all_finite"]
+__all__ = ["BlockCard", "CapabilityBlock", "LoraFactors"]
 
 
-def all_finite(tensor: Tensor) -> bool:
+def _all_finite(tensor: Tensor) -> bool:
     """Whether no entry is NaN or infinite. A finite sum says so in one pass; only another one asks entry by entry."""
     return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())
 
@@ -30,7 +30,7 @@ class LoraFactors:
     def __post_init__(self) -> None:
         if self.A.shape[0] != self.B.shape[1]:
             raise CorruptBlock(f"A has rank {self.A.shape[0]} and B has rank {self.B.shape[1]}; they must be equal")
-        if not (math.isfinite(self.scale) and all_finite(self.A) and all_finite(self.B)):
+        if not (math.isfinite(self.scale) and _all_finite(self.A) and _all_finite(self.B)):
             raise CorruptBlock("factors hold NaN or infinity; train the expert again with a smaller learning rate")
 
     @property

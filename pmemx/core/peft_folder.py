@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pmemx.core.atomic import write_whole
-from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors, all_finite
+from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
 from pmemx.core.errors import CorruptBlock, IncompatibleBlock, UnsupportedAdapter
 from pmemx.core.factor_file import FactorFile, pack, unpack
 from pmemx.core.peft_config import adapted_sites, generated_config, rank_and_scale, refusals
@@ -56,6 +56,12 @@ def read_peft_folder(
     else:
         file = FactorFile({}, {})
         reasons.append(_no_weights(path))
+    factors: dict[str, LoraFactors] = {}
+    for site, pair in sorted(file.sites.items()) if not reasons else ():
+        try:
+            factors[site] = LoraFactors(pair["A"], pair["B"], float(rank_and_scale(config, site)[1]))
+        except CorruptBlock as error:
+            reasons.append(f"{site}: {error}")
     if reasons:
         raise UnsupportedAdapter("\n  - ".join([f"{path} cannot be imported:", *reasons]))
     passport = _read_json(path / PASSPORT) if (path / PASSPORT).is_file() else {}
@@ -74,10 +80,6 @@ def read_peft_folder(
         made_by=str(passport.get("made_by") or f"peft {config.get('peft_version') or ''}".strip()),
         peft_config=config,
     )
-    factors = {
-        site: LoraFactors(pair["A"], pair["B"], float(rank_and_scale(config, site)[1]))
-        for site, pair in sorted(file.sites.items())
-    }
     return CapabilityBlock(card, factors)
 
 
@@ -167,14 +169,13 @@ def _misfit(config: Mapping[str, Any], site: str, pair: Mapping[str, Tensor]) ->
     if missing := {"A", "B"} - pair.keys():
         return [f"{site} has no {missing.pop()}; save the adapter again"]
     A, B = pair["A"], pair["B"]
-    shapes = f"{site} has A of shape {tuple(A.shape)} and B of shape {tuple(B.shape)}"
-    if A.ndim != 2 or B.ndim != 2:
-        return [f"{shapes}: no linear layer (a convolution?); retrain with linear target_modules"]
     rank, _ = rank_and_scale(config, site)
-    if A.shape[0] != rank or B.shape[1] != rank:
-        return [f"{shapes}, but its config says rank {rank}; find the config that belongs to it"]
-    if A.dtype not in _FLOATS or B.dtype not in _FLOATS:
+    flat = A.ndim == 2 and B.ndim == 2
+    if flat and A.shape[0] == rank == B.shape[1] and A.dtype in _FLOATS and B.dtype in _FLOATS:
+        return []
+    if flat and A.shape[0] == rank == B.shape[1]:
         return [f"{site} is stored as {A.dtype}, {B.dtype}; save it as float32, float16 or bfloat16"]
-    if not (all_finite(A) and all_finite(B)):
-        return [f"{site} holds NaN or infinity; train it again with a smaller learning rate"]
-    return []
+    shapes = f"{site} has A of shape {tuple(A.shape)} and B of shape {tuple(B.shape)}"
+    if not flat:
+        return [f"{shapes}: no linear layer (a convolution?); retrain with linear target_modules"]
+    return [f"{shapes}, but its config says rank {rank}; find the config that belongs to it"]

@@ -87,7 +87,8 @@ def test_generation_under_autocast_with_a_cache_says_what_recomputation_says(lla
 
 
 def in_peft(model: LlamaForCausalLM, blocks, half: torch.dtype) -> PeftModel:
-    wrapped = None
+    """half: of the adapters; float32 is PEFT's own default, whatever the model's."""
+    wrapped, own = None, half != torch.float32
     for number, expert in enumerate(blocks):
         first = next(iter(expert.factors.values()))
         config = LoraConfig(
@@ -97,9 +98,9 @@ def in_peft(model: LlamaForCausalLM, blocks, half: torch.dtype) -> PeftModel:
             task_type="CAUSAL_LM",
         )
         if wrapped is None:
-            wrapped = get_peft_model(model, config, adapter_name=f"px{number}", autocast_adapter_dtype=False)
+            wrapped = get_peft_model(model, config, adapter_name=f"px{number}", autocast_adapter_dtype=not own)
         else:
-            wrapped.add_adapter(f"px{number}", config, autocast_adapter_dtype=False)
+            wrapped.add_adapter(f"px{number}", config, autocast_adapter_dtype=not own)
         for site, factors in expert.factors.items():
             layer = wrapped.get_base_model().get_submodule(site)
             layer.lora_A[f"px{number}"].weight.data.copy_(factors.A)
@@ -150,6 +151,34 @@ def test_a_model_in_half_precision_is_no_further_from_float32_than_peft(llama, b
     got, peer = ours(low), theirs(low)
     assert got.dtype == HALVES[half]
     assert relative(got, truth) <= relative(peer, truth) < NEAR[half]
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("what", ["a mixed batch", "the sum of all"])
+def test_float32_experts_on_a_half_model_are_no_further_from_float32_than_those_of_peft(llama, blocks, ids, what, half):
+    low = copy.deepcopy(llama).to(HALVES[half])
+    names = [f"px{number}" for number in range(8)]
+
+    def ours(model):
+        bank = ExpertBank(blocks)
+        if what == "the sum of all":
+            with attached(model, bank, weights=[1.0] * 8, dtype=torch.float32):
+                return logits(model, ids)
+        gate = OracleGate(bank.shape(WIDTH))
+        with attached(model, bank, gate=gate, select=TopK(), dtype=torch.float32) as routed:
+            assert bank.dtype == torch.float32
+            with routed.given(domain=ROWS):
+                return logits(model, ids)
+
+    wrapped = in_peft(copy.deepcopy(low), blocks, torch.float32)
+    if what == "the sum of all":
+        wrapped.base_model.set_adapter(names)
+        peer = logits(wrapped, ids)
+    else:
+        with torch.no_grad():
+            peer = wrapped(input_ids=ids, adapter_names=names, use_cache=False).logits
+    truth = ours(copy.deepcopy(low).float())
+    assert relative(ours(low), truth) <= relative(peer, truth) < NEAR[half]
 
 
 # Bases whose weights are quantised.
