@@ -82,10 +82,14 @@ def ids() -> torch.Tensor:
 
 
 def counted(llama, bank, gate, select, ids, *, passes: int = 1, domain=None, **settings) -> Counting:
-    with attached(llama, bank, gate=gate, select=select, **settings) as routed, torch.no_grad():
-        with Counting() as counting, routed.given(domain=domain):
-            for _ in range(passes):
-                llama(input_ids=ids, use_cache=False)
+    with (
+        attached(llama, bank, gate=gate, select=select, **settings) as routed,
+        torch.no_grad(),
+        Counting() as counting,
+        routed.given(domain=domain),
+    ):
+        for _ in range(passes):
+            llama(input_ids=ids, use_cache=False)
     return counting
 
 
@@ -139,11 +143,15 @@ def test_no_tensor_of_tokens_times_experts_times_width_is_ever_made(llama, ids, 
     kind, arguments, select = GATES[name]
     bank = bank_of(llama, 32)
     gate = kind(bank.shape(WIDTH), **arguments)
-    with attached(llama, bank, gate=gate, select=select) as routed:
-        with Counting() as counting, torch.set_grad_enabled(train), routed.given(domain=torch.tensor([1, 3, 8, 2])):
-            loss = llama(input_ids=ids, use_cache=False).logits.square().mean()
-            if train and loss.requires_grad:
-                loss.backward()
+    with (
+        attached(llama, bank, gate=gate, select=select) as routed,
+        Counting() as counting,
+        torch.set_grad_enabled(train),
+        routed.given(domain=torch.tensor([1, 3, 8, 2])),
+    ):
+        loss = llama(input_ids=ids, use_cache=False).logits.square().mean()
+        if train and loss.requires_grad:
+            loss.backward()
     # Nothing is larger than the rows of all experts for every token (or the bank itself, which is gathered by no one).
     assert counting.largest <= ROWS * TOKENS * max(32 * RANK, MLP)
     assert counting.largest < ROWS * TOKENS * 32 * WIDTH
@@ -186,10 +194,13 @@ def test_fixed_weights_are_gathered_once_for_all_passes(llama, ids):
 def test_a_decoding_step_gathers_nothing_for_a_decision_about_the_prompt(llama, ids):
     bank = bank_of(llama, 8)
     gate = OracleGate(bank.shape(WIDTH))
-    with attached(llama, bank, gate=gate, select=TopK()) as routed, torch.no_grad():
-        with routed.given(domain=torch.tensor([1, 3, 8, 2])):
-            cache = llama(input_ids=ids, use_cache=True).past_key_values
-            with Counting() as counting:
-                llama(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
+    with (
+        attached(llama, bank, gate=gate, select=TopK()) as routed,
+        torch.no_grad(),
+        routed.given(domain=torch.tensor([1, 3, 8, 2])),
+    ):
+        cache = llama(input_ids=ids, use_cache=True).past_key_values
+        with Counting() as counting:
+            llama(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
     assert counting.operations["aten.index.Tensor"] == counting.operations["aten.index_select.default"] == 0
     assert counting.operations["aten.baddbmm_.default"] == len(bank.site_names)

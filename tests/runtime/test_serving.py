@@ -67,15 +67,18 @@ def test_an_unloaded_expert_is_never_chosen(llama, bank, ids):
 
 
 def test_an_expert_comes_back_under_its_name_into_another_slot(llama, bank, blocks, ids):
-    with attached(llama, bank, gate=OracleGate(bank.shape(WIDTH)), select=TopK()) as routed:
-        with routed.given(domain=torch.tensor([2, 6, 4, 1])):
-            before = logits(llama, ids)
-            routed.unload("expert-1")
-            routed.unload("expert-5")
-            routed.load(blocks[5])
-            routed.load(blocks[1])
-            assert bank.slot("expert-5") == 1 and bank.slot("expert-1") == 5
-            assert torch.allclose(logits(llama, ids), before, atol=1e-6)
+    gate = OracleGate(bank.shape(WIDTH))
+    with (
+        attached(llama, bank, gate=gate, select=TopK()) as routed,
+        routed.given(domain=torch.tensor([2, 6, 4, 1])),
+    ):
+        before = logits(llama, ids)
+        routed.unload("expert-1")
+        routed.unload("expert-5")
+        routed.load(blocks[5])
+        routed.load(blocks[1])
+        assert bank.slot("expert-5") == 1 and bank.slot("expert-1") == 5
+        assert torch.allclose(logits(llama, ids), before, atol=1e-6)
 
 
 def test_rows_of_one_batch_choose_among_their_own_experts(llama, bank, ids):
@@ -128,13 +131,16 @@ def test_profiles_hold_through_generation(llama, bank, ids):
 
 
 def test_weights_take_the_place_of_the_gate_and_give_it_back(llama, bank, blocks, ids):
-    with attached(llama, bank, gate=OracleGate(bank.shape(WIDTH)), select=TopK()) as routed:
-        with routed.given(domain=torch.tensor([1, 2, 3, 0])):
-            by_gate = logits(llama, ids)
-            routed.weigh(only(bank, "expert-5"))
-            assert torch.allclose(logits(llama, ids), alone(tiny_llama(), [blocks[5]], [1.0], ids), atol=1e-5)
-            routed.weigh(None)
-            assert torch.equal(logits(llama, ids), by_gate)
+    gate = OracleGate(bank.shape(WIDTH))
+    with (
+        attached(llama, bank, gate=gate, select=TopK()) as routed,
+        routed.given(domain=torch.tensor([1, 2, 3, 0])),
+    ):
+        by_gate = logits(llama, ids)
+        routed.weigh(only(bank, "expert-5"))
+        assert torch.allclose(logits(llama, ids), alone(tiny_llama(), [blocks[5]], [1.0], ids), atol=1e-5)
+        routed.weigh(None)
+        assert torch.equal(logits(llama, ids), by_gate)
 
 
 def test_a_profile_keeps_its_meaning_in_a_file():
@@ -176,13 +182,13 @@ class NotANumberAtOneSite(SiteGate):
 
 def test_a_gate_that_returns_nan_stops_with_the_name_of_the_site(llama, bank, ids):
     base = logits(llama, ids)
-    with attached(llama, bank, gate=NotANumberAtOneSite(bank.shape(WIDTH)), select=Softmax()):
-        with pytest.raises(
-            PmemxError, match=r"NotANumberAtOneSite scores NaN at 'model\.layers\.1\.self_attn\.v_proj'"
-        ):
-            logits(llama, ids)
-    with attached(llama, bank, gate=NotANumber(bank.shape(WIDTH)), select=Softmax()):
-        with pytest.raises(PmemxError, match="NotANumber scores NaN for the whole model"):
+    here = r"NotANumberAtOneSite scores NaN at 'model\.layers\.1\.self_attn\.v_proj'"
+    everywhere = "NotANumber scores NaN for the whole model"
+    for gate, message in (
+        (NotANumberAtOneSite(bank.shape(WIDTH)), here),
+        (NotANumber(bank.shape(WIDTH)), everywhere),
+    ):
+        with attached(llama, bank, gate=gate, select=Softmax()), pytest.raises(PmemxError, match=message):
             logits(llama, ids)
     assert torch.equal(logits(llama, ids), base)
 
@@ -209,9 +215,8 @@ def test_bad_input_is_refused_early_with_the_remedy(llama, bank, blocks, ids):
             routed.weigh([float("inf")] * 8)
         with pytest.raises(PmemxError, match="active has 3 entries for 4 rows"), routed.given(active=[[], [], []]):
             logits(llama, ids)
-        with pytest.raises(PmemxError, match="prompt"):
-            with routed.given(prompt=torch.ones(3, 9, dtype=torch.bool)):
-                logits(llama, ids)
+        with pytest.raises(PmemxError, match="prompt"), routed.given(prompt=torch.ones(3, 9, dtype=torch.bool)):
+            logits(llama, ids)
         with pytest.raises(PmemxError, match="call the model itself, not a part of it"):
             llama.model(input_ids=ids)
     with pytest.raises(ConfigError, match="temperature"):
