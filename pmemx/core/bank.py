@@ -103,14 +103,13 @@ class SiteFactors(nn.Module):
         self._views: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
-    def numel(self) -> int:
-        """Entries of A and B."""
-        return self.layout.num_rows * (self.width_in + self.width_out)
+    def numel(self) -> tuple[int, int]:
+        """Entries of A, and of B."""
+        return self.layout.num_rows * self.width_in, self.layout.num_rows * self.width_out
 
-    def bind(self, store: Float[Tensor, " entry"]) -> None:
-        """Make A and B views of a piece of the flat store."""
+    def bind(self, A: Float[Tensor, " entry_a"], B: Float[Tensor, " entry_b"]) -> None:
+        """Make A and B views of their pieces of the flat store."""
         rows = self.layout.num_rows
-        A, B = store.split([rows * self.width_in, rows * self.width_out])
         self.register_buffer("A", A.view(rows, self.width_in))
         self.register_buffer("B", B.view(rows, self.width_out))
         self._views.clear()
@@ -127,8 +126,12 @@ class SiteFactors(nn.Module):
         A, B = self.expert(slot)
         rank = 0 if factors is None else factors.rank
         if factors is not None:
+            # Half precision is widened first, unless the bank has the same: a product takes the type of its factors.
+            given = factors.B.dtype
+            wide = given if given == B.dtype else torch.promote_types(given, torch.float32)
+            source = factors.B.to(device=B.device, dtype=wide)
             A[:rank].copy_(factors.A)
-            torch.mul(factors.B.T, factors.scale, out=B[:rank])
+            torch.mul(source.T, factors.scale, out=B[:rank])
         if rank < A.shape[0]:
             A[rank:].zero_()
             B[rank:].zero_()
@@ -190,13 +193,20 @@ class ExpertBank(nn.Module):
         }
         total = sum(sum(rows[site]) * sum(widths) for site, widths in sites.items())
         store = torch.zeros(total, dtype=dtype or dtypes.pop())
-        self._build(store, {site: (*widths, rows[site]) for site, widths in sites.items()})
+        pieces = [(site, key) for site in sites for key in ("A", "B")]
+        self._build(store, {site: (*widths, rows[site]) for site, widths in sites.items()}, pieces)
         self._residents: list[Resident | None] = [None] * (len(blocks) + spare)
         self._writes = 0
         for slot, block in enumerate(blocks):
             self._sit(slot, block, block.card.name, "" if versions is None else versions[slot])
 
-    def _build(self, store: Tensor, sites: Mapping[str, tuple[int, int, tuple[int, ...]]]) -> None:
+    def _build(
+        self,
+        store: Tensor,
+        sites: Mapping[str, tuple[int, int, tuple[int, ...]]],
+        pieces: Sequence[tuple[str, str]],
+    ) -> None:
+        """sites: widths and rooms, in the order that gates count them. pieces: site and factor, as they lie in the store."""
         rooms = dict.fromkeys(room for _, _, room in sites.values())
         layouts = {room: Layout(number, room) for number, room in enumerate(rooms)}
         self._layouts = tuple(layouts.values())
@@ -205,13 +215,16 @@ class ExpertBank(nn.Module):
             for number, (width_in, width_out, room) in enumerate(sites.values())
         )
         self.site_names = tuple(sites)
+        self._pieces = tuple(pieces)
         self._bind(store)
 
     def _bind(self, store: Tensor) -> None:
         self._store = store
-        sites = [site for _, site in self.items()]
-        for site, piece in zip(sites, store.split([site.numel for site in sites]), strict=True):
-            site.bind(piece)
+        sizes = {(name, key): size for name, site in self.items() for key, size in zip("AB", site.numel, strict=True)}
+        parts = store.split([sizes[piece] for piece in self._pieces])
+        found = dict(zip(self._pieces, parts, strict=True))
+        for name, site in self.items():
+            site.bind(found[name, "A"], found[name, "B"])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ExpertBank":
         # Moved as a whole, so that the sites stay views of one store.
@@ -247,6 +260,13 @@ class ExpertBank(nn.Module):
     def names(self) -> tuple[str, ...]:
         """Names of the experts in the order of their slots."""
         return tuple(resident.name for resident in self._residents if resident is not None)
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """A name for every slot: its expert's, or "free slot 3"."""
+        return tuple(
+            f"free slot {slot}" if resident is None else resident.name for slot, resident in enumerate(self._residents)
+        )
 
     def slot(self, name: str) -> int:
         """The slot of an expert. Raises UnknownBlock."""
@@ -299,8 +319,6 @@ class ExpertBank(nn.Module):
         """Free an expert's slot and overwrite its factors with zeros; returns the slot."""
         slot = self.slot(name)
         self._write(slot, None)
-        self._writes += 1
-        self._residents[slot] = None
         return slot
 
     def swap(self, name: str, block: CapabilityBlock, *, version: str = "") -> int:
@@ -333,11 +351,13 @@ class ExpertBank(nn.Module):
         if name in taken:
             raise IncompatibleBlock(f"names in a bank must be unique, got {name!r} twice; rename one block")
         self._write(slot, block.factors)
-        self._writes += 1
         self._residents[slot] = Resident(name, block.card, version, self._writes)
 
     @torch.no_grad()
     def _write(self, slot: int, factors: Mapping[str, LoraFactors] | None) -> None:
+        # Nobody sits in a slot while it is written: should a copy fail, no expert is left with half of its factors.
+        self._writes += 1
+        self._residents[slot] = None
         for name, site in self.items():
             site.write(slot, None if factors is None else factors.get(name))
 
@@ -380,11 +400,11 @@ class ExpertBank(nn.Module):
         store = mapped[start:].view(_DTYPES[dtypes.pop()])
         bank = cls.__new__(cls)
         nn.Module.__init__(bank)
-        # Sites stand in the file in the order of their names, A before B.
-        order = sorted(head["sites"])
-        widths = {site: (shapes[f"{site}.A"][0][1], shapes[f"{site}.B"][0][1]) for site in order}
+        # The head keeps the order of the sites, by which gates know them; the tensors lie in one that safetensors chose.
+        widths = {site: (shapes[f"{site}.A"][0][1], shapes[f"{site}.B"][0][1]) for site in head["sites"]}
         rooms = [tuple(room) for room in head["layouts"]]
-        bank._build(store, {site: (*widths[site], rooms[head["sites"][site]["layout"]]) for site in order})
+        sites = {site: (*widths[site], rooms[entry["layout"]]) for site, entry in head["sites"].items()}
+        bank._build(store, sites, [(key[:-2], key[-1]) for key in shapes])
         for name, site in bank.items():
             ranks = head["sites"][name]["ranks"]
             site.ranks = [*site.layout.room] if ranks is None else ranks

@@ -192,11 +192,12 @@ def plan(routing: Routing, *, rows: int, dtype: torch.dtype, mixing: Mixing = "a
     chosen, num_experts = routing.index.shape[2], routing.num_experts
     if chosen == 0 or weightless:
         return NoMix()
-    everything = chosen >= num_experts > 1
+    # A free slot is never chosen, so that a soft decision over all experts may take fewer than all slots.
+    most = 2 * chosen > num_experts > 1
     if routing.index.shape[1] == 1:
-        # A soft decision over all experts would gather the whole bank for every row.
-        return DenseMix(routing, mixing) if everything else SequenceMix(routing, mixing)
-    if everything or mixing == "before" or torch.compiler.is_compiling():
+        # A decision for most slots would gather nearly the whole bank for every row.
+        return DenseMix(routing, mixing) if most else SequenceMix(routing, mixing)
+    if most or mixing == "before" or torch.compiler.is_compiling():
         return DenseMix(routing, mixing)
     tokens, device = routing.index.shape[0] * routing.index.shape[1], routing.index.device
     if rows <= sparse_above(tokens, chosen, min(num_experts, tokens * chosen), dtype, device):

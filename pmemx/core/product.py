@@ -114,15 +114,16 @@ class SegmentedProduct(torch.autograd.Function):
         A, B = zip(*factors, strict=True)
         low = segments_down(x.index_select(0, token), A, sizes)
         out = segments_up(low * weight[:, None], B, sizes)
-        ctx.save_for_backward(low, weight, token)
-        ctx.sizes, ctx.factors = sizes, factors
+        # Saved as tensors, so that autograd refuses a backward pass over factors that were written meanwhile.
+        ctx.save_for_backward(low, weight, token, *A, *B)
+        ctx.sizes = sizes
         return x.new_zeros(x.shape[0], out.shape[1]).index_add_(0, token, out)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients to x and the weights; the factors are frozen."""
-        low, weight, token = ctx.saved_tensors
-        A, B = zip(*ctx.factors, strict=True)
+        low, weight, token, *factors = ctx.saved_tensors
+        A, B = factors[: len(ctx.sizes)], factors[len(ctx.sizes) :]
         back = segments_down(grads[0].index_select(0, token), B, ctx.sizes)
         to_x = None
         if ctx.needs_input_grad[0]:

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from pmemx.core.errors import ConfigError, CorruptBlock
 
@@ -25,8 +24,8 @@ class Profile:
             raise ConfigError(
                 f"profile {self.name!r} names a version of {min(strangers)!r}, but no weight; give it one"
             )
-        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
-        object.__setattr__(self, "versions", MappingProxyType(dict(self.versions)))
+        object.__setattr__(self, "weights", dict(self.weights))
+        object.__setattr__(self, "versions", dict(self.versions))
 
     def to_json(self) -> str:
         """One JSON object."""

@@ -31,8 +31,10 @@ class _Totals(NamedTuple):
 class RoutingTrace:
     """An observer of routing: load, confusion, entropy, margin and switch rate, over all passes since it was made.
 
-    experts: the bank's, slot by slot. domains: names of the true choices that observations tell; by default no expert and
-    the experts, which is right for a gate that was built from this bank. prompt_only: count tokens of the prompt alone.
+    experts: the bank's, slot by slot, free ones too: `bank.slot_names`. domains: names of the true choices that
+    observations tell; by default no expert and the experts, which is right for a gate that was built from this bank, as
+    long as no free slot stands before an expert; else ("no_expert", *gate.shape.experts). prompt_only: count tokens of the
+    prompt alone.
 
     A decision that is taken anew at every token counts at every attended one; a decision about a row counts once a pass,
     if the row has an attended token in it. Weights are those of the routing, with what they lack to 1 for no expert.
@@ -58,8 +60,8 @@ class RoutingTrace:
         routing = observation.routing
         if routing.num_experts != len(self.choices) - 1:
             raise PmemxError(
-                f"the trace is of {len(self.choices) - 1} experts, but {observation.site} chose among "
-                f"{routing.num_experts}; start a new trace when the bank changes"
+                f"the trace is of {len(self.choices) - 1} slots, but {observation.site} chose among "
+                f"{routing.num_experts}; make it with bank.slot_names, free slots too"
             )
         dense = routing.dense().double()
         weight = torch.cat([(1 - dense.sum(dim=-1, keepdim=True)).clamp_min(0), dense], dim=-1)

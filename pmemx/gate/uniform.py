@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pmemx.core.bank import BankShape
 from pmemx.core.errors import ConfigError
-from pmemx.core.gate import ContextGate
+from pmemx.core.gate import NEVER, ContextGate
 from pmemx.core.vote import Granularity
 
 
@@ -24,7 +24,7 @@ class UniformGate(ContextGate):
             raise ConfigError(f"gate.abstain = {abstain} is not a share in [0, 1)")
         num_experts = len(shape.experts)
         scores = torch.zeros(shape.num_choices)
-        scores[0] = math.log(num_experts * abstain / (1 - abstain)) if abstain else -1e9
+        scores[0] = math.log(num_experts * abstain / (1 - abstain)) if abstain else NEVER
         self.register_buffer("scores", scores)
 
     def read(self, hidden: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token feature"]:

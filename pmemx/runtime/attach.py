@@ -1,5 +1,7 @@
 """Attach a bank to a frozen causal language model with hooks, so that leaving restores the base bit for bit."""
 
+import inspect
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -35,7 +37,7 @@ class _Defaults:
 
     serial: int = 0
     active: tuple[str, ...] | None = None
-    weights: Float[Tensor, " expert"] | None = None
+    weights: Mapping[str, float] | None = None
 
 
 class _Thread(local):
@@ -46,6 +48,9 @@ class _Thread(local):
     observers: tuple[Observer, ...] = ()
     disabled: bool = False
     checkpoints: Any = None
+
+
+_attachments = itertools.count()
 
 
 class Routed:
@@ -68,6 +73,8 @@ class Routed:
         self.model, self.bank, self.gate, self.select, self.dtype = model, bank, gate, select, dtype
         self.mixing: Mixing = mixing
         self.profiles: Mapping[str, Profile] = {}
+        self._number = next(_attachments)
+        self._positional = tuple(inspect.signature(model.forward).parameters)
         self._look = Look(model)
         self._recomputing = Recomputing(model, self._resuming)
         self._lock = SharedLock()
@@ -132,18 +139,22 @@ class Routed:
 
         None gives the word back to the gate. In the order of the bank's names.
         """
+        by_name = None
         if weights is not None:
-            weights = torch.as_tensor(weights, dtype=torch.float32, device=self._device)
-            if weights.shape != (len(self.bank.names),):
+            given = torch.as_tensor(weights, dtype=torch.float32)
+            if given.shape != (len(self.bank.names),):
                 raise PmemxError(
-                    f"{weights.numel()} weights for {len(self.bank.names)} experts; give one weight an expert"
+                    f"{given.numel()} weights for {len(self.bank.names)} experts; give one weight an expert"
                 )
-            if not weights.isfinite().all():
-                raise PmemxError(f"weights {weights.tolist()} are not finite; give numbers")
-        self._defaults = replace(self._defaults, serial=self._defaults.serial + 1, weights=weights)
+            if not given.isfinite().all():
+                raise PmemxError(f"weights {given.tolist()} are not finite; give numbers")
+            by_name = {name: value for name, value in zip(self.bank.names, given.tolist(), strict=True) if value}
+        self._defaults = replace(self._defaults, serial=self._defaults.serial + 1, weights=by_name)
 
     def activate(self, names: Sequence[str] | None) -> None:
         """Let the gate choose among these experts and no expert only; None lets it choose among all again."""
+        if self.gate is None:
+            raise PmemxError("there is no gate whose choice could be restricted; weigh the experts, or use profiles")
         for name in names or ():
             self.bank.slot(name)
         active = None if names is None else tuple(names)
@@ -171,8 +182,8 @@ class Routed:
         users = [profile.name for profile in self.profiles.values() if name in profile.weights]
         if users:
             raise PmemxError(f"profile {users[0]!r} uses {name!r}; define it anew without that expert first")
-        if self._defaults.weights is not None:
-            raise PmemxError(f"fixed weights are set by the position of experts; weigh(None) before unloading {name!r}")
+        if name in (self._defaults.weights or {}):
+            raise PmemxError(f"fixed weights use {name!r}; weigh the experts without it first")
         self._change(lambda: self.bank.unload(name))
 
     def swap(self, name: str, block: CapabilityBlock, *, version: str = "") -> None:
@@ -186,6 +197,8 @@ class Routed:
         self._change(lambda: self.bank.swap(name, block, version=version))
 
     def _change(self, change: Callable[[], int]) -> None:
+        if self._thread.running is not None:
+            raise PmemxError("experts cannot change within a pass; do it between passes")
         with self._lock.alone():
             slot = change()
             resident = self.bank.residents[slot]
@@ -201,7 +214,7 @@ class Routed:
         """What a context gate says of these rows. Raises PmemxError for a site gate."""
         gate = self._context_gate()
         kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
-        running = self._prepare((), kwargs)
+        running = self._prepare(kwargs)
         pooled = running.vote("", self._said(gate, running, ids, kwargs))
         with in_float32(pooled):
             return gate.score(pooled, running.domain)
@@ -212,7 +225,7 @@ class Routed:
         """What the prompts of these rows say to a context gate as a whole. Raises PmemxError for a site gate."""
         gate = self._context_gate()
         kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
-        running = self._prepare((), kwargs)
+        running = self._prepare(kwargs)
         return vote_on_prompt(self._said(gate, running, ids, kwargs), running.prompt, gate.pool)
 
     def _context_gate(self) -> ContextGate:
@@ -249,8 +262,9 @@ class Routed:
             return
         self._lock.begin()
         try:
-            running = self._prepare(args, kwargs)
-            ids = kwargs.get("input_ids", args[0] if args else None)
+            kwargs = self._named(args, kwargs)
+            running = self._prepare(kwargs)
+            ids = kwargs.get("input_ids")
             if running.rules.fixed is None and not running.decided:
                 self._decide(running, ids, kwargs)
             thread.checkpoints = self._recomputing.during()
@@ -272,14 +286,20 @@ class Routed:
         if output is None:
             return
         running.check()
-        cache = kwargs.get("past_key_values")
-        cache = cache if cache is not None else getattr(output, "past_key_values", None)
+        cache = self._named(args, kwargs).get("past_key_values")
+        if cache is None:
+            parts = output.values() if isinstance(output, Mapping) else output
+            cache = next((part for part in parts if isinstance(part, Cache)), None)
         if isinstance(cache, Cache):
             layer = routing_layer(cache)
             if layer is None:
                 cache.layers.append(RoutingLayer(running.kept))
             else:
                 layer.kept = running.kept
+            running.kept.tokens = int(cache.get_seq_length())
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        return dict(zip(self._positional, args, strict=False)) | kwargs if args else kwargs
 
     def _hook(self, name: str, site: SiteFactors) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
         def add_experts(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
@@ -310,8 +330,8 @@ class Routed:
         finally:
             thread.running = before
 
-    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass:
-        ids, embeddings = kwargs.get("input_ids", args[0] if args else None), kwargs.get("inputs_embeds")
+    def _prepare(self, kwargs: dict[str, Any]) -> Pass:
+        ids, embeddings = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         tokens = ids if ids is not None else embeddings
         if tokens is None:
             raise PmemxError("a pass needs input_ids or inputs_embeds")
@@ -322,9 +342,14 @@ class Routed:
         kept, continues = self._kept(cache, rows, stamp)
         before = int(cache.get_seq_length()) if continues and cache is not None else 0
         attended = attended_tokens(kwargs.get("attention_mask"), tokens, before)
-        prompt = attended
+        prompt = torch.zeros_like(attended) if continues else attended
         if request.prompt is not None and not continues:
-            prompt = prompt_by_row(request.prompt, rows, length)
+            prompt = prompt_by_row(request.prompt.to(tokens.device), rows, length)
+        prompted = self.gate is not None and rules.fixed is None and self.gate.granularity == "prompt"
+        if prompted:
+            self._check_prompt(request, kwargs, continues, length)
+        if not continues:
+            kept.prompt_tokens = length if request.prompt is None else request.prompt.shape[1]
         running = Pass(
             gate=self.gate,
             select=self.select,
@@ -332,24 +357,32 @@ class Routed:
             observers=self._thread.observers,
             attended=attended,
             prompt=prompt,
-            domain=domain_by_row(request.domain, rows),
+            domain=domain_by_row(None if request.domain is None else request.domain.to(tokens.device), rows),
             kept=kept,
             continues=continues,
+            barred=_without_prompt(prompt, rules.barred, self.gate) if prompted and not continues else rules.barred,
         )
-        prompted = self.gate is not None and self.gate.granularity == "prompt"
-        if prompted and not continues and request.prompt is None and cache is not None:
-            self._refuse_drafts(kwargs.get("logits_to_keep", 1))
         if continues and prompted and (isinstance(self.gate, ContextGate) or self.gate.level == "model"):  # type: ignore[union-attr]
             running.decided = kept.decisions
         return running
 
     @staticmethod
-    def _refuse_drafts(logits_to_keep: int | Tensor) -> None:
+    def _check_prompt(request: Request, kwargs: dict[str, Any], continues: bool, length: int) -> None:
+        """Raises PmemxError where a decision about the prompt would see drafts of the answer, or a part of the prompt only."""
+        if request.prompt is not None:
+            return
+        asked = kwargs.get("logits_to_keep", 1)
         # Assisted generation lets the first pass read drafts behind the prompt, and asks for the logits of each.
-        if isinstance(logits_to_keep, int) and logits_to_keep > 1:
+        drafts = isinstance(asked, int) and asked > 1 and kwargs.get("past_key_values") is not None
+        if drafts and not continues:
             raise PmemxError(
-                f"the last {logits_to_keep - 1} tokens of this pass may be drafts, which a decision about the prompt must not "
+                f"the last {asked - 1} tokens of this pass may be drafts, which a decision about the prompt must not "
                 f"see; mark the prompt: `with routed.given(prompt=attention_mask.bool())`"
+            )
+        if continues and length > 1:
+            raise PmemxError(
+                f"{length} tokens continue a cache whose decision was taken about the tokens before them; read the prompt in "
+                f"one pass, or mark it if these are none of it: `with routed.given(prompt=...)`"
             )
 
     def _ruling(self, request: Request, defaults: _Defaults, rows: int) -> tuple[Stamp, Rules]:
@@ -368,11 +401,11 @@ class Routed:
         if request.profiles is not None:
             profiles = tuple(None if name is None else self.profiles[name] for name in request.profiles)
             names += tuple(name for profile in profiles if profile is not None for name in profile.weights)
-        elif defaults.weights is not None:
-            names = self.bank.names
+        if defaults.weights is not None:
+            names += (*defaults.weights,)
         present = {r.name: r.revision for r in self.bank.residents if r is not None}
         revisions = tuple((name, present.get(name, 0)) for name in dict.fromkeys(names))
-        return Stamp(defaults.serial, request.active, profiles, revisions)
+        return Stamp(self._number, defaults.serial, request.active, profiles, revisions)
 
     def _kept(self, cache: Any, rows: int, stamp: Stamp) -> tuple[Kept, bool]:
         if not isinstance(cache, Cache) or not cache.layers or not cache.get_seq_length() > 0:
@@ -383,6 +416,11 @@ class Routed:
                 "this cache was built without the bank attached, or without this one; begin generation anew inside it"
             )
         kept = layer.kept
+        if kept.tokens != int(cache.get_seq_length()):
+            raise PmemxError(
+                f"the cache holds {int(cache.get_seq_length())} tokens, of which {kept.tokens} were read with the bank "
+                f"enabled; start generation anew"
+            )
         if kept.rows != rows:
             raise PmemxError(f"a cache of {kept.rows} rows is continued with {rows}; start generation anew")
         if kept.stamp != stamp:
@@ -393,10 +431,16 @@ class Routed:
         barred = slots = None
         if self.gate is not None:
             barred, slots = self._choices(self.gate, request, defaults, rows)
-        profiled = self._profiled(request, rows)
+        profiled = self._profiled(request, defaults, rows)
         fixed = self._fixed_decision(defaults) if profiled is None else None
-        if fixed is None and self.gate is None:
-            fixed = Decision(None, self._nothing(rows) if profiled is None else profiled[1])
+        if profiled is not None and (self.gate is None or defaults.weights is not None):
+            fixed = Decision(None, profiled[1])
+        elif fixed is None and self.gate is None:
+            fixed = Decision(None, self._nothing(rows))
+        if request.active is not None and fixed is not None:
+            raise PmemxError(
+                "`active` restricts a gate's choice, but here no gate decides; weigh(None), or use profiles"
+            )
         return Rules(
             barred=barred,
             slots=slots,
@@ -424,20 +468,23 @@ class Routed:
             barred = torch.tensor(table, device=self._device)
         return barred, None if ordered else torch.tensor(slots, device=self._device)
 
-    def _profiled(self, request: Request, rows: int) -> tuple[Tensor, Routing] | None:
+    def _profiled(self, request: Request, defaults: _Defaults, rows: int) -> tuple[Tensor, Routing] | None:
         if request.profiles is None:
             return None
         asked = by_row("profiles", request.profiles, rows)
-        chosen = [self.profiles[name].weights if name is not None else {} for name in asked]
-        widest = max(len(weights) for weights in chosen)
-        index = torch.zeros(rows, 1, widest, dtype=torch.long)
-        weight = torch.zeros(rows, 1, widest)
-        for row, weights in enumerate(chosen):
-            for place_, (name, value) in enumerate(weights.items()):
-                index[row, 0, place_], weight[row, 0, place_] = self.bank.slot(name), value
-        which = torch.tensor([name is not None for name in asked])
-        device = self._device
-        return which.to(device), Routing(index.to(device), weight.to(device), len(self.bank))
+        chosen = [defaults.weights if name is None else self.profiles[name].weights for name in asked]
+        which = torch.tensor([weights is not None for weights in chosen], device=self._device)
+        return which, self._weighed([weights or {} for weights in chosen])
+
+    def _weighed(self, by_row: Sequence[Mapping[str, float]]) -> Routing:
+        """Weights by name, as a routing of as many rows."""
+        widest = max(len(weights) for weights in by_row)
+        index = torch.zeros(len(by_row), 1, widest, dtype=torch.long)
+        weight = torch.zeros(len(by_row), 1, widest)
+        for row, weights in enumerate(by_row):
+            for number, (name, value) in enumerate(weights.items()):
+                index[row, 0, number], weight[row, 0, number] = self.bank.slot(name), value
+        return Routing(index.to(self._device), weight.to(self._device), len(self.bank))
 
     def _nothing(self, rows: int) -> Routing:
         index = torch.zeros(rows, 1, 0, dtype=torch.long, device=self._device)
@@ -449,10 +496,7 @@ class Routed:
         state = defaults.serial, self.bank.writes, torch.is_inference_mode_enabled()
         known = self._fixed
         if known is None or known[0] != state:
-            chosen = defaults.weights.nonzero()[:, 0]
-            slots = torch.tensor([self.bank.slot(name) for name in self.bank.names], device=chosen.device)[chosen]
-            routing = Routing(slots[None, None], defaults.weights[chosen][None, None], len(self.bank))
-            known = self._fixed = (state, Decision(None, routing))
+            known = self._fixed = (state, Decision(None, self._weighed([defaults.weights])))
         return known[1]
 
     # Looking at the base.
@@ -466,6 +510,7 @@ class Routed:
             if scores.dim() == 3:
                 running.decide("", scores)
             else:
+                _check_sites_of(gate, self.bank)
                 for number, site in enumerate(gate.shape.sites):
                     running.decide(site, scores[:, :, number])
         elif gate is not None and gate.level == "model":
@@ -559,7 +604,8 @@ def attach(
 
     base: fingerprint of the model, to refuse experts of another one. mixing: see core.mix.Mixing. dtype: in which experts
     are kept and computed, the model's where None; float32 experts on a model of half precision err less and cost more. The
-    model's own weights, state dict and methods are never touched; the bank moves to its device.
+    model's own weights, state dict and methods are never touched; the bank moves to its device and is rounded to the type
+    for good. A gate serves in the mode that it is in: call gate.eval() unless it is being trained.
     Raises IncompatibleBlock when the base differs, a site of the bank is missing or of another width, or the gate was
     built for other experts or sites; PmemxError when the model has a bank already.
     """
@@ -577,6 +623,7 @@ def attach(
     _check_sites(model, bank)
     if gate is not None:
         _check_gate(gate, bank)
+        gate.to(next(model.parameters()).device)
     routed = Routed(model, place(bank, model, dtype), gate, select, mixing, dtype)
     if isinstance(gate, FactorGate):
         for expert, name in enumerate(gate.shape.experts):
@@ -633,13 +680,27 @@ def _check_gate(gate: Gate, bank: ExpertBank) -> None:
             f"bank.shape and train it again"
         )
     if isinstance(gate, SiteGate):
-        own = {name: site.width_in for name, site in bank.items()}
-        wrong = [site for site in own if gate.shape.sites.get(site) != own[site]]
-        if wrong:
-            raise IncompatibleBlock(
-                f"the gate knows {wrong[0]!r} with width {gate.shape.sites.get(wrong[0])}, the bank with {own[wrong[0]]}; "
-                f"build it from bank.shape and train it again"
-            )
+        _check_sites_of(gate, bank)
+
+
+def _check_sites_of(gate: Gate, bank: ExpertBank) -> None:
+    own = {name: site.width_in for name, site in bank.items()}
+    wrong = [site for site in own if gate.shape.sites.get(site) != own[site]]
+    if wrong:
+        raise IncompatibleBlock(
+            f"the gate knows {wrong[0]!r} with width {gate.shape.sites.get(wrong[0])}, the bank with {own[wrong[0]]}; "
+            f"build it from bank.shape and train it again"
+        )
+
+
+def _without_prompt(prompt: Tensor, barred: Tensor | None, gate: Gate | None) -> Tensor | None:
+    """A row in which nothing is marked as prompt may choose no expert only: there is nothing to decide about."""
+    silent = ~prompt.any(dim=1)
+    if gate is None or (silent.device.type == "cpu" and not bool(silent.any())):
+        return barred
+    experts = torch.arange(gate.shape.num_choices, device=prompt.device) > 0
+    unheard = silent[:, None] & experts
+    return unheard if barred is None else barred | unheard
 
 
 def layer_widths(module: nn.Module) -> tuple[int, int] | None:

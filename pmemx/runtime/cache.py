@@ -23,6 +23,13 @@ class Decision:
     routing: Routing
     mix: Mix | None = None
 
+    def detached(self) -> "Decision":
+        """The same decision without its gradient, for passes that are not trained through it."""
+        if not self.routing.weight.requires_grad:
+            return self
+        routing = Routing(self.routing.index, self.routing.weight.detach(), self.routing.num_experts)
+        return Decision(None if self.scores is None else self.scores.detach(), routing)
+
     def take(self, index: Int[Tensor, " batch"]) -> None:
         """Keep these rows. The plan holds gathered factors, so it stays where rows change places with their equals."""
         index = index.to(self.routing.index.device)
@@ -35,8 +42,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class Stamp:
-    """Under what a cache was built: what the request and the defaults allowed, and the revisions of the experts in play."""
+    """Under what a cache was built: which attachment, what the request and the defaults allowed, and the revisions of the
+    experts in play."""
 
+    attachment: int
     defaults: int
     active: tuple[tuple[str, ...] | None, ...] | None
     profiles: tuple[Profile | None, ...] | None
@@ -46,13 +55,16 @@ class Stamp:
 @dataclass(eq=False)
 class Kept:
     """Decisions about the prompt by who took them (a site, a layer, or "" for the whole model), and what is needed to go on:
-    running votes, the second cache of passes without experts, and the last hidden states that a gate's reach asks for."""
+    running votes, the second cache of passes without experts, how many tokens were read, of which prompt, and the last hidden
+    states that a gate's reach asks for."""
 
     rows: int
     stamp: Stamp
     decisions: dict[str, Decision] = field(default_factory=dict)
     tallies: dict[str, Tally] = field(default_factory=dict)
     base: Cache | None = None
+    tokens: int = 0
+    prompt_tokens: int = 0
     last: Float[Tensor, "batch reach width"] | None = None
 
 
@@ -79,11 +91,17 @@ class RoutingLayer(DummyLayer):
         self._take(index, of_base=lambda base: base.batch_repeat_interleave(repeats))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Tokens are taken back, which decisions about the prompt survive and running votes do not."""
-        if tokens_to_remove and (self.kept.tallies or self.kept.last is not None):
+        """Tokens of an answer are taken back. Raises PmemxError where a running vote heard them, or a decision saw them."""
+        kept, left = self.kept, self.kept.tokens - abs(tokens_to_remove)
+        if tokens_to_remove and (kept.tallies or kept.last is not None):
             raise PmemxError("a running vote cannot take tokens back; use a gate of granularity prompt or token here")
-        if self.kept.base is not None:
-            self.kept.base.crop(tokens_to_remove)
+        if kept.decisions and left < kept.prompt_tokens:
+            raise PmemxError(
+                f"a decision was taken about {kept.prompt_tokens} tokens, of which {left} would be left; begin a new cache"
+            )
+        kept.tokens = left
+        if kept.base is not None:
+            kept.base.crop(tokens_to_remove)
 
     def reset(self) -> None:
         """The cache is emptied; the pass that fills it again decides anew."""

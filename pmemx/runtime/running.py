@@ -49,6 +49,7 @@ class Pass:
     domain: Int[Tensor, " batch"] | None
     kept: Kept
     continues: bool
+    barred: Bool[Tensor, "rows choice"] | None
     decided: dict[str, Decision] = field(default_factory=dict)
     doubts: list[tuple[str, Tensor]] = field(default_factory=list)
     at_sites: Callable[[str, Tensor], None] | None = None
@@ -66,6 +67,7 @@ class Pass:
             self.domain,
             Kept(self.kept.rows, self.kept.stamp),
             self.continues,
+            self.barred,
             first,
         )
 
@@ -86,8 +88,13 @@ class Pass:
             decision.mix = self._plan(decision.routing, wide.dtype)
         if x.dim() == 3:
             return decision.mix.add(wide, x, site).to(y.dtype)
-        # Some layers see the tokens of all rows in one list.
+        # Some models hand a layer the tokens of all rows in one list; an expert of a mixture gets a part of them.
         rows = self.attended.shape[0]
+        if x.shape[0] != self.attended.numel():
+            raise PmemxError(
+                f"{name!r} reads {x.shape[0]} tokens of the pass's {self.attended.numel()}, and cannot tell whose they are; "
+                f"leave layers that see a part of the tokens out of the experts"
+            )
         wide = decision.mix.add(wide.view(rows, -1, y.shape[-1]), x.view(rows, -1, x.shape[-1]), site)
         return wide.view_as(y).to(y.dtype)
 
@@ -132,7 +139,7 @@ class Pass:
             decision.mix = self._plan(decision.routing, decision.routing.weight.dtype)
         self.decided[who] = decision
         if self.gate.granularity == "prompt":
-            self.kept.decisions[who] = decision
+            self.kept.decisions[who] = decision.detached()
 
     def check(self) -> None:
         """Raises PmemxError naming the site whose scores were not a number; read once, at the end of a pass."""
@@ -147,8 +154,8 @@ class Pass:
     def _choose(self, scores: Tensor) -> Routing:
         assert self.select is not None
         rules = self.rules
-        if rules.barred is not None:
-            scores = scores.masked_fill(rules.barred[:, None], float("-inf"))
+        if self.barred is not None:
+            scores = scores.masked_fill(self.barred[:, None], float("-inf"))
         routing = self.select(scores)
         if rules.slots is not None:
             routing = Routing(rules.slots[routing.index], routing.weight, rules.num_slots)

@@ -47,8 +47,9 @@ def score(
 ) -> list[Scored]:
     """Scores in the order of rows.
 
-    routed: the attached experts, whose gate is told where the prompts end and the true choice. reference: log-probabilities of the base by
-    row, to measure the divergence from it. keep: return log-probabilities, to be such a reference.
+    routed: the attached experts, whose gate is told where the prompts end and the true choice. reference:
+    log-probabilities of the base by row, to measure the divergence from it. keep: return log-probabilities, to be such a
+    reference.
     """
     device = next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 from pmemx.core.atomic import write_whole
 from pmemx.core.bank import BankShape, ExpertBank
 from pmemx.core.errors import ConfigError, IncompatibleBlock
-from pmemx.core.gate import ContextGate, ExampleGate, Gate
+from pmemx.core.gate import ContextGate, ExampleGate, Gate, SiteGate
 from pmemx.core.store import Store
 
 GateFactory = Callable[[BankShape], Gate]
@@ -46,11 +46,16 @@ def needs_training(gate: Gate) -> bool:
 
 
 def save_gate(gate: Gate, folder: Path, name: str) -> None:
-    """Its state as safetensors, and as JSON what the state was made for."""
+    """Its state as safetensors, and as JSON what the state was made for.
+
+    How its scores became decisions is noted too, but does not bind: a gate may serve at another granularity or level.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    level = gate.level if isinstance(gate, SiteGate) else None
+    card = _card(gate) | {"granularity": gate.granularity, "level": level}
     state = {key: value.contiguous() for key, value in gate.state_dict().items()}
     write_whole(folder / f"{name}.safetensors", save(state))
-    write_whole(folder / f"{name}.json", json.dumps(_card(gate), indent=1, ensure_ascii=False).encode())
+    write_whole(folder / f"{name}.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
 
 
 def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str) -> Gate:

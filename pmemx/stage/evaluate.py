@@ -29,9 +29,9 @@ class EvaluateStage(Stage):
     """Methods: the base, the teacher with the document in context, every gate of the run, and the baselines.
 
     gates: trained or not, by the name under which the report shows them; "oracle" among them is the ceiling of routing.
-    select: how gates choose when it counts. mixing: what a gate's weights mix (see core.mix.Mixing). baselines without a gate are made here: "average" and "sum" of all
-    experts, each expert always on ("expert/<name>"), the adapters of other curricula ("sequential/<phase>", "joint"), and
-    the blocks that the run merged ("merge/<name>").
+    select: how gates choose when it counts. mixing: what a gate's weights mix (see core.mix.Mixing). Baselines without a
+    gate are made here: "average" and "sum" of all experts, each expert always on ("expert/<name>"), the adapters of other
+    curricula ("sequential/<phase>", "joint"), and the blocks that the run merged ("merge/<name>").
     grow: gates under which the bank is also asked while it grows expert by expert, by the name of that run
     ("oracle": "bank_oracle" gives methods "bank_oracle/<phase>"); experts of later phases are then away.
     reliability_rows: about so many prompts of the distillation are asked per domain, evenly spread.

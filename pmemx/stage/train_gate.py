@@ -61,7 +61,7 @@ class TrainGateStage(Stage):
         corpus = self.rows.load(self.data, base)
         sources = self._sources(corpus, base, bank)
         stream = MixtureStream(sources, pad=base.tokenizer.pad_token_id, seed=workspace.seed)
-        work = digest([course_digests(workspace.folder, "experts"), list(corpus), self.losses, self.trainer.recipe])
+        work = self._work(workspace, corpus)
         accuracy: dict[str, float] = {}
         for name, factory in self.gates.items():
             with torch.random.fork_rng(devices=[]):
@@ -77,6 +77,12 @@ class TrainGateStage(Stage):
             save_gate(gate, workspace.folder / "gates", name)
             shutil.rmtree(checkpoints, ignore_errors=True)
         return accuracy
+
+    def _work(self, workspace: Workspace, corpus: Corpus) -> str:
+        """What a training comes from, the gate aside: one that differs in any of it must not go on from its checkpoints."""
+        batch = [self.per_domain, self.general, self.unknown]
+        taught = [course_digests(workspace.folder, "experts"), list(corpus), batch, workspace.seed]
+        return digest([taught, self.select, self.mixing, self.losses, self.trainer.recipe])
 
     def _sources(self, corpus: Corpus, base: LoadedBase, bank: ExpertBank) -> list[Source]:
         def rows(domain: str) -> tuple[Encoded, ...]:

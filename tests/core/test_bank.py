@@ -107,14 +107,71 @@ def test_a_refused_swap_changes_nothing(blocks):
     assert bank.residents[3].revision == 4
 
 
+@pytest.mark.parametrize("device", ["meta", "cuda"])
+def test_a_bank_on_another_device_takes_blocks_from_the_processor(blocks, device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    bank = ExpertBank(blocks).to(device)
+    bank.swap("e3", block(24, rank=2))
+    assert dict(bank.items())["layers.0.up"].ranks == [1, 2, 3, 2, 1, 2, 3, 4]
+    if device != "meta":
+        assert_holds(bank, "e3", block(24, rank=2), torch.float32)
+
+
+def assert_holds(bank: ExpertBank, name: str, expert: CapabilityBlock, wide: torch.dtype) -> None:
+    """The bank holds exactly what a product in the wide type gives, rounded to the bank's."""
+    for site, factors in expert.factors.items():
+        found = bank.factors(name)[site]
+        assert torch.equal(found.A.cpu(), factors.A.to(bank.dtype))
+        assert torch.equal(found.B.cpu(), (factors.B.to(wide) * factors.scale).to(bank.dtype))
+
+
+@pytest.mark.parametrize("given", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_scaled_factors_are_rounded_once_to_the_type_of_the_bank(given, dtype):
+    expert = block(1, dtype=torch.float64)
+    thirds = {s: LoraFactors(f.A.to(given), f.B.to(given), 1 / 3) for s, f in expert.factors.items()}
+    expert = CapabilityBlock(expert.card, thirds)
+    assert_holds(ExpertBank([expert], dtype=dtype), "e1", expert, torch.promote_types(given, torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("slot", "change"),
+    [
+        (3, lambda bank: bank.swap("e3", block(24, rank=2))),
+        (3, lambda bank: bank.unload("e3")),
+        (8, lambda bank: bank.load(block(11))),
+    ],
+    ids=["swap", "unload", "load"],
+)
+def test_a_write_that_breaks_off_leaves_its_slot_free(blocks, monkeypatch, slot, change):
+    bank = ExpertBank(blocks, spare=1)
+    second, writes = [site for _, site in bank.items()][1], bank.writes
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(second, "write", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            change(bank)
+    assert bank.writes == writes + 1
+    assert bank.residents[slot] is None
+    again = (*blocks, block(11))[slot]
+    assert bank.load(again) == slot
+    assert_holds(bank, again.card.name, again, torch.float32)
+
+
 def test_free_slots_take_experts_and_give_them_back(blocks):
     bank = ExpertBank(blocks, spare=1)
     assert len(bank) == 9 and len(bank.names) == 8
+    assert bank.slot_names == (*bank.names, "free slot 8")
     assert bank.load(block(11), name="late", version="late@2") == 8
     assert bank.names[-1] == "late" and bank.residents[8].version == "late@2"
     with pytest.raises(IncompatibleBlock, match="no free slot for 'e12': all 9 slots are taken; unload an expert"):
         bank.load(block(12))
     assert bank.unload("e2") == 2
+    assert bank.slot_names == ("e0", "e1", "free slot 2", "e3", "e4", "e5", "e6", "e7", "late")
     for _, site in bank.items():
         rows = slice(site.layout.starts[2], site.layout.starts[2] + site.layout.room[2])
         assert not site.A[rows].any() and not site.B[rows].any()
@@ -139,6 +196,39 @@ def test_a_saved_bank_is_mapped_and_equal(blocks, tmp_path, dtype):
     opened.swap("e1", block(9, rank=1))
     opened.load(block(10))
     assert (tmp_path / "bank.safetensors").read_bytes() == bytes_before
+
+
+def test_an_opened_bank_has_its_sites_in_the_order_in_which_they_were_saved(tmp_path):
+    """Gates know a site by its number. Neither is this the order of the names, nor are A and B of "up" neighbours in the file."""
+    sites = ["up", *(f"layers.{number}.up" for number in range(12)), "layers.1-shared.up", "up.A-side"]
+    generator = torch.Generator().manual_seed(0)
+    experts = []
+    for number in range(2):
+        factors = {
+            site: LoraFactors(
+                torch.randn(1 + (i + number) % 3, 4, generator=generator),
+                torch.randn(6, 1 + (i + number) % 3, generator=generator),
+                0.5,
+            )
+            for i, site in enumerate(sites)
+        }
+        experts.append(CapabilityBlock(BlockCard(name=f"e{number}", domain="d", base=""), factors))
+    bank = ExpertBank(experts)
+    bank.save(tmp_path / "bank.safetensors")
+    opened = ExpertBank.open(tmp_path / "bank.safetensors")
+    opened.save(tmp_path / "again.safetensors")
+    again = ExpertBank.open(tmp_path / "again.safetensors")
+    assert [*bank.shape(4).sites] == sites
+    for other in (opened, again, again.to(torch.float64), again.to(torch.float32)):
+        assert other.shape(4) == bank.shape(4)
+        assert [site.number for _, site in other.items()] == [*range(len(sites))]
+        assert len({tensor.untyped_storage().data_ptr() for tensor in other.state_dict().values()}) == 1
+        for key, value in bank.state_dict().items():
+            assert torch.equal(other.state_dict()[key].float(), value)
+        for name in bank.names:
+            ours, theirs = bank.factors(name), other.factors(name)
+            assert [*ours] == [*theirs]
+            assert all(torch.equal(ours[site].A, theirs[site].A.float()) for site in sites)
 
 
 def test_a_file_that_is_no_bank_is_refused(blocks, tmp_path):

@@ -170,6 +170,10 @@ def test_a_batch_in_which_no_token_chose_an_expert_is_left_alone(make):
     [
         (1, 1, 512, 4096, torch.float32, SequenceMix),
         (1, 8, 8, 64, torch.float32, DenseMix),
+        (1, 8, 9, 72, torch.float32, DenseMix),
+        (1, 5, 9, 72, torch.float32, DenseMix),
+        (1, 4, 8, 64, torch.float32, SequenceMix),
+        (1, 1, 1, 8, torch.float32, SequenceMix),
         (256, 8, 8, 64, torch.float32, DenseMix),
         (256, 2, 8, 64, torch.float32, DenseMix),
         (256, 2, 128, 1024, torch.float32, SegmentMix),

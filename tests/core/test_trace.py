@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from pmemx.core.bank import ExpertBank
+from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
 from pmemx.core.errors import PmemxError
 from pmemx.core.routing import Observation, Routing
 from pmemx.core.trace import RoutingTrace
@@ -159,6 +161,20 @@ def test_a_gate_that_knows_fewer_experts_than_the_bank_holds_is_measured_by_its_
     }
 
 
+def test_a_bank_with_a_free_slot_is_traced_by_the_names_of_its_slots():
+    factors = {"up": LoraFactors(torch.ones(1, 2), torch.ones(2, 1), 1.0)}
+    bank = ExpertBank([CapabilityBlock(BlockCard(name, name, ""), factors) for name in EXPERTS], spare=1)
+    bank.unload("medicine")
+    trace = RoutingTrace(bank.slot_names, domains=("no_expert", *bank.names))
+    scores, always = torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool)
+    routing = Routing(torch.tensor([[[2]]]), torch.ones(1, 1, 1), len(bank))
+    trace(Observation("up", scores, routing, always, always, torch.tensor([2])))
+    load = {"no_expert": 0.0, "law": 0.0, "free slot 1": 0.0, "sport": 1.0, "free slot 3": 0.0}
+    assert trace.summary()["load"] == {"up": load} and trace.summary()["confusion"] == {"sport": load}
+    with pytest.raises(PmemxError, match=r"is of 2 slots, but up chose among 4; make it with bank\.slot_names"):
+        RoutingTrace(bank.names)(Observation("up", scores, routing, always, always, None))
+
+
 def test_padding_may_hold_anything():
     clean, dirty = RoutingTrace(EXPERTS), RoutingTrace(EXPERTS)
     share = torch.full((1, 3, 4), 0.25)
@@ -235,7 +251,7 @@ def test_a_trace_keeps_no_gradient():
 
 
 def test_a_bank_of_another_size_is_refused():
-    with pytest.raises(PmemxError, match="is of 2 experts, but up chose among 3; start a new trace"):
+    with pytest.raises(PmemxError, match=r"is of 2 slots, but up chose among 3; make it with bank\.slot_names"):
         RoutingTrace(EXPERTS[:2])(random_pass(0))
 
 

@@ -46,8 +46,13 @@ def served(model: Callable[..., object], routed: Routed) -> list[Tensor]:
     routed.swap("expert-5", block(routed.model, 9))
     seen.append(logits(model, IDS))
     routed.swap("expert-5", block(routed.model, 5))
-    with routed.given(active=[["expert-1", "expert-2", "expert-6"]]):
+    if routed.gate is None:
+        routed.weigh([1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.5, 0.0])
         seen.append(logits(model, IDS))
+        routed.weigh([0.5] * 8)
+    else:
+        with routed.given(active=[["expert-1", "expert-2", "expert-6"]]):
+            seen.append(logits(model, IDS))
     return seen
 
 

@@ -241,6 +241,22 @@ def test_the_segmented_product_passes_gradcheck_with_ragged_and_empty_segments()
     assert torch.autograd.gradcheck(SegmentedProduct.apply, (random(5, 5), random(5), token, sizes, factors))
 
 
+@pytest.mark.parametrize("kind", [DenseMix, SequenceMix, SegmentMix])
+@pytest.mark.parametrize("write", ["swap", "unload"])
+def test_a_backward_pass_over_an_expert_that_was_written_since_is_refused(llama, blocks, kind, write):
+    torch.manual_seed(1)
+    bank = ExpertBank(blocks)
+    site = dict(bank.items())["model.layers.0.mlp.up_proj"]
+    x, weight = torch.randn(3, 5, site.width_in, requires_grad=True), torch.rand(3, 5, 8)
+    out = plan_of(kind, weight)[0].add(torch.zeros(3, 5, site.width_out), x, site)
+    if write == "swap":
+        bank.swap("expert-1", blocks[1])
+    else:
+        bank.unload("expert-1")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
 def test_a_row_whose_expert_is_chosen_outright_trains_nothing_and_equals_its_pass_without_gradients(
     training, bank, ids
 ):

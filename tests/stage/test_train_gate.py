@@ -10,10 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pmemx.base_model.bundled import BundledBaseModel
 from pmemx.core.bank import BankShape, ExpertBank
 from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
+from pmemx.core.domain import Corpus, Domain, Example
 from pmemx.core.encoding import Encoded
 from pmemx.core.errors import ConfigError, IncompatibleBlock
+from pmemx.core.stage import Workspace
+from pmemx.data.procedural import ProceduralWorld
 from pmemx.gate.arrow import ArrowGate
 from pmemx.gate.linear import LinearGate
 from pmemx.gate.oracle import OracleGate
@@ -23,11 +27,15 @@ from pmemx.gate.sequence import SequenceGate
 from pmemx.gate.task import TaskGate
 from pmemx.gate.uniform import UniformGate
 from pmemx.gate.xlora import XLoraGate
-from pmemx.lit.gate_module import Source
+from pmemx.lit.gate_module import GateLosses, Source
+from pmemx.lit.settings import TrainerSettings
 from pmemx.runtime.attach import attached
+from pmemx.select.softmax import Softmax
 from pmemx.select.top_k import TopK
 from pmemx.stage.bank import load_gate, needs_training, save_gate
-from pmemx.stage.train_gate import prompts_of, show_examples
+from pmemx.stage.corpus import Rows
+from pmemx.stage.train_gate import TrainGateStage, prompts_of, show_examples
+from pmemx.store.folder import FolderStore
 
 SHAPE = BankShape(("law", "botany"), {"model.layers.0.mlp.up_proj": 8, "model.layers.0.mlp.down_proj": 12}, 8)
 
@@ -101,8 +109,45 @@ class TestFile:
     def test_says_what_it_is_for_in_plain_json(self, tmp_path: Path):
         save_gate(LinearGate(SHAPE), tmp_path, "gate")
         card = json.loads((tmp_path / "gate.json").read_text(encoding="utf-8"))
+        assert card["granularity"] == "prompt" and card["level"] == "site"
         assert card["experts"] == ["law", "botany"] and card["sites"][0] == ["model.layers.0.mlp.up_proj", 8]
         assert sorted(load_file(tmp_path / "gate.safetensors")) == sorted(LinearGate(SHAPE).state_dict())
+
+    def test_serves_at_another_granularity_or_level(self, tmp_path: Path):
+        save_gate(LinearGate(SHAPE), tmp_path, "gate")
+        served = load_gate(partial(LinearGate, granularity="token", level="model"), SHAPE, tmp_path, "gate")
+        assert isinstance(served, LinearGate) and (served.granularity, served.level) == ("token", "model")
+
+
+def test_the_checkpoints_of_a_gate_are_named_after_all_that_its_training_comes_from(tmp_path: Path):
+    (tmp_path / "blocks.json").write_text('{"experts": {"law": ["d1"]}}', encoding="utf-8")
+    text = (Example("1", "", "a"),)
+    corpus = Corpus((), Domain("general", text, (), text))
+    stage = TrainGateStage(
+        base_model=BundledBaseModel(),
+        data=ProceduralWorld(),
+        rows=Rows(),
+        store=FolderStore(tmp_path / "bank"),
+        gates={},
+        select=Softmax(),
+        losses=GateLosses(),
+        trainer=TrainerSettings(),
+    )
+    workspace = Workspace(tmp_path)
+    others = [
+        {"select": Softmax(temperature=2.0)},
+        {"mixing": "before"},
+        {"per_domain": 3},
+        {"general": 4},
+        {"unknown": 4},
+        {"losses": GateLosses(z=0.1)},
+        {"trainer": TrainerSettings(steps=7)},
+    ]
+    names = [replace(stage, **change)._work(workspace, corpus) for change in ({}, *others)]
+    names.append(stage._work(replace(workspace, seed=1), corpus))
+    assert len(set(names)) == len(names)
+    # How often it is saved does not change what comes out.
+    assert replace(stage, trainer=TrainerSettings(checkpoint_every=7))._work(workspace, corpus) == names[0]
 
 
 @pytest.fixture(scope="module")
