@@ -1,6 +1,7 @@
 # make quickstart    one whole run with the bundled model, ending in a report
 # make test          what a change must pass: ruff, pyright, pytest
 # make base-model    train the bundled base model again
+# make benchmarks    the engine beside PEFT, half an hour on a quiet machine
 #
 # All create .venv when it is missing. PYTHON chooses the interpreter (3.11 or newer); PIP_ARGS goes to pip.
 
@@ -13,13 +14,16 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 export HF_HUB_OFFLINE = 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test lint unit base-model
+.PHONY: quickstart test lint unit base-model benchmarks
 
 quickstart: $(VENV)/.installed
 	$(BIN)/pmemx run experiments=quickstart
 
 base-model: $(VENV)/.installed
 	$(BIN)/pmemx run experiments=base_model
+
+benchmarks: $(VENV)/.installed
+	$(BIN)/python -m experiments.benchmarks.engine
 
 test: lint unit
 

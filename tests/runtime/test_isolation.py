@@ -141,9 +141,12 @@ def test_a_copied_cache_goes_on_by_itself(llama, bank, ids):
 
 def test_experts_cannot_change_within_a_pass(llama, bank, blocks, ids):
     refused = pytest.raises(PmemxError, match="experts cannot change within a pass")
-    with attached(llama, bank, weights=[0.5] * 8) as routed, refused:
-        with routed.observed(lambda seen: routed.swap("expert-1", blocks[1])):
-            logits(llama, ids)
+    with (
+        attached(llama, bank, weights=[0.5] * 8) as routed,
+        refused,
+        routed.observed(lambda seen: routed.swap("expert-1", blocks[1])),
+    ):
+        logits(llama, ids)
 
 
 def test_a_layer_that_sees_a_part_of_the_tokens_is_refused(bank, ids):
