@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -364,8 +364,16 @@ class ExpertBank(nn.Module):
     def save(self, path: Path) -> None:
         """One safetensors file, two tensors a site, which `open` maps into memory."""
         tensors = {f"{name}.{key}": getattr(site, key) for name, site in self.items() for key in ("A", "B")}
+        # Experts that were trained alike have one PEFT config, the longest part of a card: it is written once.
+        configs: dict[str, int] = {}
         residents = [
-            resident and {"name": resident.name, "version": resident.version, "card": asdict(resident.card)}
+            resident
+            and {
+                "name": resident.name,
+                "version": resident.version,
+                "card": asdict(replace(resident.card, peft_config={})),
+                "config": configs.setdefault(json.dumps(dict(resident.card.peft_config)), len(configs)),
+            }
             for resident in self._residents
         ]
         sites = {
@@ -374,6 +382,7 @@ class ExpertBank(nn.Module):
         }
         layouts = [layout.room for layout in self._layouts]
         head = {"format": _FORMAT, "base": self.base, "residents": residents, "layouts": layouts, "sites": sites}
+        head["configs"] = [json.loads(config) for config in configs]
         # A copy of each tensor: safetensors refuses views of one storage.
         save_file({key: value.cpu().clone() for key, value in tensors.items()}, path, {"pmemx": json.dumps(head)})
 
@@ -410,18 +419,21 @@ class ExpertBank(nn.Module):
             site.ranks = [*site.layout.room] if ranks is None else ranks
         bank.base, bank._writes = head["base"], len(head["residents"])
         bank._residents = [
-            entry and Resident(entry["name"], _card(entry["card"]), entry["version"], slot + 1)
+            entry
+            and Resident(
+                entry["name"], _card(entry["card"], head["configs"][entry["config"]]), entry["version"], slot + 1
+            )
             for slot, entry in enumerate(head["residents"])
         ]
         return bank
 
 
-_FORMAT = "bank-1"
+_FORMAT = "bank-2"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 
-def _card(values: Mapping[str, Any]) -> BlockCard:
-    return BlockCard(**{**values, "parents": tuple(values["parents"])})
+def _card(values: Mapping[str, Any], config: Mapping[str, Any]) -> BlockCard:
+    return BlockCard(**{**values, "parents": tuple(values["parents"]), "peft_config": config})
 
 
 def _widths(site: str, blocks: Sequence[CapabilityBlock]) -> tuple[int, int]:

@@ -23,7 +23,9 @@ def block(number: int, *, name: str = "", base: str = "", rank: int = 0, sites=t
         A = torch.randn(rank, width_in, generator=generator, dtype=dtype)
         B = torch.randn(width_out, rank, generator=generator, dtype=dtype)
         factors[site] = LoraFactors(A, B, scale=0.5 + number / 4)
-    return CapabilityBlock(BlockCard(name=name or f"e{number}", domain="d", base=base), factors)
+    return CapabilityBlock(
+        BlockCard(name=name or f"e{number}", domain="d", base=base, peft_config={"r": number % 2}), factors
+    )
 
 
 def deltas(bank: ExpertBank, name: str) -> dict[str, torch.Tensor]:
@@ -238,7 +240,7 @@ def test_a_file_that_is_no_bank_is_refused(blocks, tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CorruptBlock, match="not a whole safetensors file"):
         ExpertBank.open(path)
-    path.write_bytes(whole.replace(b"bank-1", b"bank-9"))
+    path.write_bytes(whole.replace(b"bank-2", b"bank-9"))
     with pytest.raises(CorruptBlock, match="holds no bank of this format"):
         ExpertBank.open(path)
 
