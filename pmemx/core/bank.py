@@ -290,10 +290,9 @@ class ExpertBank(nn.Module):
         slot = self.slot(name)
         found = {}
         for site_name, site in self.items():
-            start, rank = site.layout.starts[slot], site.ranks[slot]
-            if rank:
-                rows = slice(start, start + rank)
-                found[site_name] = LoraFactors(site.A[rows], site.B[rows].T, 1.0)
+            if rank := site.ranks[slot]:
+                A, B = site.expert(slot)
+                found[site_name] = LoraFactors(A[:rank], B[:rank].T, 1.0)
         return found
 
     def load(self, block: CapabilityBlock, *, name: str = "", version: str = "") -> int:

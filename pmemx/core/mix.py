@@ -160,8 +160,8 @@ class PaddedMix(Mix):
         rows = layout.rows[self.used]
         real = layout.real[self.used][:, None].to(y.dtype)
         weight = self.weight.view(num_used, self.longest, 1).to(y.dtype) * real
-        low = torch.bmm(padded.view(num_used, self.longest, -1), site.A[rows].to(y.dtype).mT) * weight
-        out = torch.bmm(low, site.B[rows].to(y.dtype)).flatten(0, 1).index_select(0, self.position)
+        low = torch.bmm(padded.view(num_used, self.longest, -1), rows_of(site.A, rows).to(y.dtype).mT) * weight
+        out = torch.bmm(low, rows_of(site.B, rows).to(y.dtype)).flatten(0, 1).index_select(0, self.position)
         if _records(y, out) or not y.is_contiguous():
             return y + torch.zeros_like(y).flatten(0, -2).index_add(0, self.pairs.token, out).view_as(y)
         y.view(-1, y.shape[-1]).index_add_(0, self.pairs.token, out)

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from pmemx.core.bank import Layout
 
@@ -56,7 +55,7 @@ class GatheredProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         x: Float[Tensor, "batch token width_in"],
         weight: Float[Tensor, "batch chosen_row"],
         A: Float[Tensor, "row width_in"],

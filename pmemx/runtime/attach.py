@@ -4,7 +4,7 @@ import inspect
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from threading import local
 from typing import Any
@@ -25,6 +25,7 @@ from pmemx.core.routing import Observer, Routing, Select
 from pmemx.core.vote import vote_on_prompt
 from pmemx.runtime.cache import Decision, Kept, RoutingLayer, Stamp, routing_layer
 from pmemx.runtime.checkpointing import Recomputing
+from pmemx.runtime.fitting import check_gate, check_sites, check_sites_of
 from pmemx.runtime.lock import SharedLock
 from pmemx.runtime.look import Look
 from pmemx.runtime.request import Request, attended_tokens, by_row, domain_by_row, prompt_by_row
@@ -47,7 +48,7 @@ class _Thread(local):
     request: Request = Request()
     observers: tuple[Observer, ...] = ()
     disabled: bool = False
-    checkpoints: Any = None
+    entered: ExitStack = ExitStack()
 
 
 _attachments = itertools.count()
@@ -215,9 +216,7 @@ class Routed:
         gate = self._context_gate()
         kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
         running = self._prepare(kwargs)
-        pooled = running.vote("", self._said(gate, running, ids, kwargs))
-        with in_float32(pooled):
-            return gate.score(pooled, running.domain)
+        return self._scores(gate, running, ids, kwargs)
 
     def pooled(
         self, ids: Int[Tensor, "batch token"], attention: Int[Tensor, "batch token"]
@@ -260,19 +259,15 @@ class Routed:
         thread = self._thread
         if thread.disabled:
             return
-        self._lock.begin()
-        try:
+        with ExitStack() as entered:
+            entered.enter_context(self._lock.shared())
             kwargs = self._named(args, kwargs)
             running = self._prepare(kwargs)
             ids = kwargs.get("input_ids")
             if running.rules.fixed is None and not running.decided:
                 self._decide(running, ids, kwargs)
-            thread.checkpoints = self._recomputing.during()
-            thread.checkpoints.__enter__()
-            thread.running = running
-        except BaseException:
-            self._lock.end()
-            raise
+            entered.enter_context(self._recomputing.during())
+            thread.running, thread.entered = running, entered.pop_all()
 
     @torch.compiler.disable
     def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -281,8 +276,7 @@ class Routed:
         if thread.disabled or running is None:
             return
         thread.running = None
-        thread.checkpoints.__exit__(None, None, None)
-        self._lock.end()
+        thread.entered.close()
         if output is None:
             return
         running.check()
@@ -504,18 +498,21 @@ class Routed:
     def _decide(self, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> None:
         gate = self.gate
         if isinstance(gate, ContextGate):
-            heard = running.vote("", self._said(gate, running, ids, kwargs))
-            with in_float32(heard):
-                scores = gate.score(heard, running.domain)
+            scores = self._scores(gate, running, ids, kwargs)
             if scores.dim() == 3:
                 running.decide("", scores)
             else:
-                _check_sites_of(gate, self.bank)
+                check_sites_of(gate, self.bank)
                 for number, site in enumerate(gate.shape.sites):
                     running.decide(site, scores[:, :, number])
         elif gate is not None and gate.level == "model":
             said = self._look_at_sites(gate, running, ids, kwargs)
             running.decide("", running.vote("", said))
+
+    def _scores(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        heard = running.vote("", self._said(gate, running, ids, kwargs))
+        with in_float32(heard):
+            return gate.score(heard, running.domain)
 
     def _said(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         with self._looking(None):
@@ -620,9 +617,9 @@ def attach(
             f"the bank's experts were trained on base {bank.base[:12]}, but the model is {base[:12]}; "
             f"load that base, or distil the experts again on this one"
         )
-    _check_sites(model, bank)
+    check_sites(model, bank)
     if gate is not None:
-        _check_gate(gate, bank)
+        check_gate(gate, bank)
         gate.to(next(model.parameters()).device)
     routed = Routed(model, place(bank, model, dtype), gate, select, mixing, dtype)
     if isinstance(gate, FactorGate):
@@ -654,45 +651,6 @@ def attached(
         routed.detach()
 
 
-def _check_sites(model: nn.Module, bank: ExpertBank) -> None:
-    modules = dict(model.named_modules())
-    missing = [site for site in bank.site_names if site not in modules]
-    if missing:
-        raise IncompatibleBlock(
-            f"the model has no layer {missing[0]!r} ({len(missing)} missing); it is another architecture"
-        )
-    for name, site in bank.items():
-        widths = layer_widths(modules[name])
-        if widths is None:
-            raise IncompatibleBlock(f"{name!r} is a {type(modules[name]).__name__}, not a linear layer; leave it out")
-        if widths != (site.width_in, site.width_out):
-            raise IncompatibleBlock(
-                f"{name!r} maps {widths[0]} to {widths[1]} in the model, {site.width_in} to {site.width_out} in the bank; "
-                f"load the base that the experts were trained on"
-            )
-
-
-def _check_gate(gate: Gate, bank: ExpertBank) -> None:
-    strangers = [name for name in gate.shape.experts if name not in bank.names]
-    if strangers:
-        raise IncompatibleBlock(
-            f"the gate was built for expert {strangers[0]!r}, but the bank holds {', '.join(bank.names)}; build it from "
-            f"bank.shape and train it again"
-        )
-    if isinstance(gate, SiteGate):
-        _check_sites_of(gate, bank)
-
-
-def _check_sites_of(gate: Gate, bank: ExpertBank) -> None:
-    own = {name: site.width_in for name, site in bank.items()}
-    wrong = [site for site in own if gate.shape.sites.get(site) != own[site]]
-    if wrong:
-        raise IncompatibleBlock(
-            f"the gate knows {wrong[0]!r} with width {gate.shape.sites.get(wrong[0])}, the bank with {own[wrong[0]]}; "
-            f"build it from bank.shape and train it again"
-        )
-
-
 def _without_prompt(prompt: Tensor, barred: Tensor | None, gate: Gate | None) -> Tensor | None:
     """A row in which nothing is marked as prompt may choose no expert only: there is nothing to decide about."""
     silent = ~prompt.any(dim=1)
@@ -701,11 +659,3 @@ def _without_prompt(prompt: Tensor, barred: Tensor | None, gate: Gate | None) ->
     experts = torch.arange(gate.shape.num_choices, device=prompt.device) > 0
     unheard = silent[:, None] & experts
     return unheard if barred is None else barred | unheard
-
-
-def layer_widths(module: nn.Module) -> tuple[int, int] | None:
-    """Input and output width of a linear layer: of nn.Linear and the quantised ones after it, of GPT-2's Conv1D, else None."""
-    for width_in, width_out in (("in_features", "out_features"), ("nx", "nf")):
-        if isinstance(getattr(module, width_in, None), int) and isinstance(getattr(module, width_out, None), int):
-            return getattr(module, width_in), getattr(module, width_out)
-    return None

@@ -13,17 +13,18 @@ class SharedLock:
         self._passes = 0
         self._changes_waiting = 0
 
-    def begin(self) -> None:
-        """Enter a pass; waits while a change is under way or waiting."""
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """For the length of a pass; waits while a change is under way or waiting."""
         with self._changed:
             self._changed.wait_for(lambda: self._changes_waiting == 0)
             self._passes += 1
-
-    def end(self) -> None:
-        """Leave a pass."""
-        with self._changed:
-            self._passes -= 1
-            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._passes -= 1
+                self._changed.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:

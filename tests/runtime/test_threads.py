@@ -210,21 +210,17 @@ def test_a_change_that_waits_is_not_starved_by_passes_that_keep_coming():
             log.append("change")
         done.set()
 
-    lock.begin()
-    changer = threading.Thread(target=change)
-    changer.start()
-
     def late_pass():
-        lock.begin()
-        log.append("pass")
-        lock.end()
+        with lock.shared():
+            log.append("pass")
 
-    while not lock._changes_waiting:
-        pass
-    late = threading.Thread(target=late_pass)
-    late.start()
-    assert not done.wait(timeout=0.05) and log == []
-    lock.end()
+    changer, late = threading.Thread(target=change), threading.Thread(target=late_pass)
+    with lock.shared():
+        changer.start()
+        while not lock._changes_waiting:
+            pass
+        late.start()
+        assert not done.wait(timeout=0.05) and log == []
     changer.join(timeout=10)
     late.join(timeout=10)
     assert log == ["change", "pass"]
