@@ -27,3 +27,23 @@ class CorruptBlock(PmemxError):
 
 class UnknownBlock(PmemxError):
     """No block of that name, version or digest is in the store."""
+
+
+class StorageError(PmemxError):
+    """The disk, the ledger or the network refuses: full, read-only, locked, or of another format."""
+
+
+class AccessDenied(PmemxError):
+    """The principal may not do that to that block."""
+
+
+class IllegalTransition(PmemxError):
+    """A block's state does not allow the change."""
+
+
+class PolicyRefused(PmemxError):
+    """A version does not meet the bounds that a tag demands."""
+
+
+class Diverged(PmemxError):
+    """Two banks hold different histories under one name."""
