@@ -1,6 +1,6 @@
 """Any causal language model that transformers can load, from the Hub or from a local folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -51,4 +51,5 @@ class HfBaseModel(BaseModel):
                     f"base_model.end_token={self.end_token!r} is no token of {self.path}; give one of its vocabulary"
                 )
             tokenizer.eos_token = self.end_token
-        return frozen(model, tokenizer, name=self.path, device=self.device)
+        loaded = frozen(model, tokenizer, name=self.path, device=self.device)
+        return replace(loaded, revision=self.revision or "")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pmemx.core.block import CapabilityBlock, LoraFactors
 from pmemx.core.card import BlockCard
+from pmemx.core.card_json import card_from, card_values
 from pmemx.core.errors import CorruptBlock, IncompatibleBlock, UnknownBlock
 
 
@@ -370,7 +371,7 @@ class ExpertBank(nn.Module):
             and {
                 "name": resident.name,
                 "version": resident.version,
-                "card": asdict(replace(resident.card, peft_config={})),
+                "card": card_values(replace(resident.card, peft_config={})),
                 "config": configs.setdefault(json.dumps(dict(resident.card.peft_config)), len(configs)),
             }
             for resident in self._residents
@@ -427,12 +428,12 @@ class ExpertBank(nn.Module):
         return bank
 
 
-_FORMAT = "bank-2"
+_FORMAT = "bank-3"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 
 def _card(values: Mapping[str, Any], config: Mapping[str, Any]) -> BlockCard:
-    return BlockCard(**{**values, "parents": tuple(values["parents"]), "peft_config": config})
+    return card_from({**values, "peft_config": config})
 
 
 def _widths(site: str, blocks: Sequence[CapabilityBlock]) -> tuple[int, int]:

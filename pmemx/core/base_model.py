@@ -10,7 +10,8 @@ class LoadedBase:
     """A base model ready to be read: in eval mode, without gradients.
 
     model: a transformers PreTrainedModel. tokenizer: a transformers tokenizer with a pad token. fingerprint: identity
-    of the weights, see core.digest.fingerprint. context: the most positions the model was made for.
+    of the weights, see core.digest.fingerprint. context: the most positions the model was made for. revision: the branch,
+    tag or commit it was asked for by, empty where nobody asked.
     """
 
     model: Any
@@ -18,6 +19,7 @@ class LoadedBase:
     name: str
     fingerprint: str
     context: int
+    revision: str = ""
 
 
 class BaseModel(ABC):

@@ -11,7 +11,7 @@ import torch
 
 from pmemx.core.block import CapabilityBlock, LoraFactors
 from pmemx.core.canonical import plain
-from pmemx.core.card import BlockCard
+from pmemx.core.card import BlockCard, Origin, Sensitivity
 from pmemx.core.errors import ConfigError, IncompatibleBlock
 from pmemx.core.low_rank import Cut, Rank
 
@@ -134,6 +134,11 @@ def _card(merge: Merge, parents: Sequence[Parent], name: str, lost_energy: float
         domain=", ".join(dict.fromkeys(card.domain for card in cards)),
         base=cards[0].base,
         base_name=cards[0].base_name,
+        base_revision=cards[0].base_revision,
+        origin=Origin.MERGED.value,
+        sources=tuple(dict.fromkeys(source for card in cards for source in card.sources)),
+        # What was made of a secret is one.
+        sensitivity=max((Sensitivity(card.sensitivity) for card in cards), key=list(Sensitivity).index).value,
         # One parent without a licence leaves the whole without one.
         licence=" AND ".join(licences) if all(licences) else "",
         made_by="pmemx merge",

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pmemx.core.atomic import write_whole
-from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
-from pmemx.core.errors import CorruptBlock, IncompatibleBlock, UnsupportedAdapter
+from pmemx.core.block import CapabilityBlock, LoraFactors
+from pmemx.core.card import Origin
+from pmemx.core.card_json import card_from, card_values
+from pmemx.core.errors import ConfigError, CorruptBlock, IncompatibleBlock, UnsupportedAdapter
 from pmemx.core.factor_file import FactorFile, pack, unpack
 from pmemx.core.peft_config import adapted_sites, generated_config, rank_and_scale, refusals
 
@@ -18,7 +20,6 @@ CONFIG, WEIGHTS, PASSPORT = "adapter_config.json", "adapter_model.safetensors", 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # PEFT saves these unasked when the head is adapted or the vocabulary has another size than the checkpoint's.
 _COPIES = ("embed_tokens.weight", "lm_head.weight", "lm_head.base_layer.weight")
-_PASSPORT_FIELDS = ("name", "domain", "base", "base_name", "licence", "made_by")
 
 
 def linear_widths(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -71,15 +72,19 @@ def read_peft_folder(
             f"{path} was made on base {claimed[:12]} ({passport.get('base_name')}), not on {base[:12]} ({base_name}); "
             "load the base that it was made on, or distil it again on this one"
         )
-    card = BlockCard(
-        name=name or str(passport.get("name") or path.resolve().name),
-        domain=domain or str(passport.get("domain") or name or path.resolve().name),
-        base=base or claimed,
-        base_name=base_name or str(passport.get("base_name") or config.get("base_model_name_or_path") or ""),
-        licence=str(passport.get("licence", "")),
-        made_by=str(passport.get("made_by") or f"peft {config.get('peft_version') or ''}".strip()),
-        peft_config=config,
-    )
+    told = {
+        "name": name or passport.get("name") or path.resolve().name,
+        "domain": domain or passport.get("domain") or name or path.resolve().name,
+        "base": base or claimed,
+        "base_name": base_name or passport.get("base_name") or config.get("base_model_name_or_path") or "",
+        "made_by": passport.get("made_by") or f"peft {config.get('peft_version') or ''}".strip(),
+        "origin": passport.get("origin") or Origin.IMPORTED.value,
+        "peft_config": config,
+    }
+    try:
+        card = card_from(passport | told)
+    except (TypeError, ConfigError) as error:
+        raise CorruptBlock(f"{path / PASSPORT} is no passport ({error}); fetch or write the folder again") from error
     return CapabilityBlock(card, factors)
 
 
@@ -97,7 +102,7 @@ def write_peft_folder(block: CapabilityBlock, path: Path) -> Path:
             f"the PEFT config of block {block.card.name!r} gives {wrong[0]!r} rank and scale "
             f"{rank_and_scale(config, wrong[0])}, but its factors have {sites[wrong[0]]}; clear card.peft_config"
         )
-    passport = {field: getattr(block.card, field) for field in _PASSPORT_FIELDS}
+    passport = {field: value for field, value in card_values(block.card).items() if field != "peft_config"}
     path.mkdir(parents=True, exist_ok=True)
     write_whole(path / WEIGHTS, pack(block.factors))
     write_whole(path / PASSPORT, json.dumps(passport, indent=2, ensure_ascii=False).encode())

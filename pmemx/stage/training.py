@@ -9,10 +9,11 @@ from pathlib import Path
 from pmemx.core.adapter import Adapter
 from pmemx.core.base_model import BaseModel, LoadedBase
 from pmemx.core.block import BlockCard, CapabilityBlock
+from pmemx.core.card import Origin, SemanticType
 from pmemx.core.digest import digest
 from pmemx.core.distill import Distill, Locality
 from pmemx.core.domain import Domain
-from pmemx.core.errors import ConfigError
+from pmemx.core.errors import ConfigError, UnknownBlock
 from pmemx.core.stage import MetricsLog
 from pmemx.core.store import Store, Version
 from pmemx.lit.expert import ExpertModule
@@ -21,6 +22,7 @@ from pmemx.lit.settings import TrainerSettings
 from pmemx.lit.stream import Row, StreamModule, TrainingBatch, TransferStream, join
 from pmemx.lit.transfer import Responses, anchor_rows, training_rows
 from pmemx.stage.curriculum import Course
+from pmemx.stage.origin import commit
 from pmemx.stage.pool import Tell
 
 
@@ -178,21 +180,42 @@ def _train_phase(
         domain=", ".join(domain.name for domain in domains),
         base=base.fingerprint,
         base_name=base.name,
+        base_revision=base.revision,
         made_by=f"pmemx {job.kind}",
+        semantic_type=_semantic_type(domains),
+        origin=Origin.FINE_TUNED.value,
+        sources=tuple(
+            dict.fromkeys(f"{domain.name}/{document.id}" for domain in domains for document in domain.documents)
+        ),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         parents=() if before is None else (before.digest,),
-        recipe={"digest": identity, "objective": type(module.objective).__name__, "seed": recipe.seed, "steps": done},
+        recipe={
+            "digest": identity,
+            "objective": type(module.objective).__name__,
+            "seed": recipe.seed,
+            "steps": done,
+            "commit": commit(),
+            "data": {domain.name: digest(domain.train) for domain in domains},
+        },
         metrics={},
         peft_config=peft_config,
     )
     return CapabilityBlock(card, factors)
 
 
+def _semantic_type(domains: tuple[Domain, ...]) -> str:
+    """Knowledge where every row comes with the document that answers it, a skill where none does, else neither."""
+    kinds = {SemanticType.DOMAIN_KNOWLEDGE if domain.has_documents else SemanticType.SKILL for domain in domains}
+    return kinds.pop().value if len(kinds) == 1 else ""
+
+
 def existing(store: Store, name: str, identity: str) -> Version | None:
     """The newest version of that name whose recipe has this digest."""
-    if name not in store.names():
+    try:
+        history = store.history(name)
+    except UnknownBlock:
         return None
-    return next((v for v in reversed(store.history(name)) if v.card.recipe.get("digest") == identity), None)
+    return next((v for v in reversed(history) if v.card.recipe.get("digest") == identity), None)
 
 
 @lru_cache(maxsize=1)

@@ -240,7 +240,7 @@ def test_a_file_that_is_no_bank_is_refused(blocks, tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CorruptBlock, match="not a whole safetensors file"):
         ExpertBank.open(path)
-    path.write_bytes(whole.replace(b"bank-2", b"bank-9"))
+    path.write_bytes(whole.replace(b"bank-3", b"bank-9"))
     with pytest.raises(CorruptBlock, match="holds no bank of this format"):
         ExpertBank.open(path)
 
