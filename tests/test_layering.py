@@ -10,7 +10,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 AXES = {
     folder.name
     for folder in PACKAGE.iterdir()
-    if folder.is_dir() and folder.name not in ("core", "runtime", "lit", "stage", "report", "__pycache__")
+    if folder.is_dir() and folder.name not in ("core", "runtime", "lit", "stage", "report", "exchange", "__pycache__")
 }
 # A layer may import itself and what stands here.
 MAY_IMPORT = {axis: {"core"} for axis in AXES} | {
@@ -19,9 +19,10 @@ MAY_IMPORT = {axis: {"core"} for axis in AXES} | {
     "lit": {"core", "runtime"},
     "stage": {"core", "runtime", "lit"},
     "report": {"core"},
+    "exchange": {"core", "store", "export"},
     "preflight": {"core", "stage"},
     "choices": {"core"},
-    "cli_bank": {"core", "store", "export"},
+    "cli_bank": {"core", "store", "export", "exchange"},
     "cli": {"core", "stage", "preflight", "report", "choices", "cli_bank"},
     "__init__": set(),
 }
@@ -33,6 +34,11 @@ LIBRARIES = {
     "omegaconf": {"cli", "preflight", "stage"},
     "datasets": {"data"},
     "matplotlib": {"report"},
+    "sqlalchemy": {"store"},
+    "alembic": {"store"},
+    "fsspec": {"store"},
+    "fastapi": {"page"},
+    "huggingface_hub": {"exchange"},
     "wandb": set(),
     "pickle": set(),
 }

@@ -76,7 +76,7 @@ def test_a_wrong_literal_lists_the_right_ones():
 def test_a_missing_argument_is_named_with_what_to_set():
     broken = config()
     del broken.store["path"]
-    with pytest.raises(ConfigError, match=r"store\.path: FolderStore needs it; set \+store\.path="):
+    with pytest.raises(ConfigError, match=r"store\.path: GovernedStore needs it; set \+store\.path="):
         check(broken)
 
 

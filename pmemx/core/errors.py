@@ -29,6 +29,10 @@ class UnknownBlock(PmemxError):
     """No block of that name, version or digest is in the store."""
 
 
+class UnknownAnswer(PmemxError):
+    """No answer of that id was noted in the bank."""
+
+
 class StorageError(PmemxError):
     """The disk, the ledger or the network refuses: full, read-only, locked, or of another format."""
 

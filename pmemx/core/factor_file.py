@@ -41,7 +41,8 @@ def unpack(data: bytes) -> FactorFile:
     """The tensors of a file. Raises CorruptBlock when the bytes are not one whole safetensors file."""
     try:
         tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
+    # A KeyError: a type of number that torch has not; the last two: an empty tensor of a shape beyond all limits.
+    except (SafetensorError, KeyError, RuntimeError, TypeError) as error:
         raise CorruptBlock(
             f"{len(data)} bytes are not a whole safetensors file ({error}); fetch or write it again"
         ) from error

@@ -36,8 +36,13 @@ class Profile:
         """The profile that `to_json` wrote. Raises CorruptBlock when it is none."""
         try:
             found = json.loads(text)
-            return Profile(found["name"], found["weights"], found["versions"])
-        except (ValueError, KeyError, TypeError) as error:
+            name, weights, versions = found["name"], found["weights"], found["versions"]
+            if not (isinstance(name, str) and isinstance(weights, dict) and isinstance(versions, dict)):
+                raise TypeError("a name is text, weights and versions are objects")
+            if not all(isinstance(version, str) for version in versions.values()):
+                raise TypeError("a version is text")
+            return Profile(name, {expert: float(weight) for expert, weight in weights.items()}, versions)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise CorruptBlock(
                 f"{text[:60]!r} is no profile ({error!r}); it holds name, weights and versions"
             ) from error

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 from pmemx.core.block import CapabilityBlock
 from pmemx.core.card import Version
+from pmemx.core.promotion import Promotions
 
 __all__ = ["Store", "Version"]
 
@@ -12,8 +13,12 @@ class Store(ABC):
     """Content-addressed blocks. A reference is a name (its latest version), "name@3", "name@tag", or a digest."""
 
     @abstractmethod
-    def put(self, block: CapabilityBlock) -> Version:
-        """Add a version; a block equal to the latest version of its name adds nothing and returns that version."""
+    def put(self, block: CapabilityBlock, *, message: str = "", after: int | None = None) -> Version:
+        """Add a version; a block equal to the latest version of its name adds nothing and returns that version.
+
+        message: why, for whoever reads the history. after: the number that the latest version must have (0: no version
+        yet), so that nobody's change is lost; Diverged is raised when it has another.
+        """
 
     @abstractmethod
     def get(self, reference: str, *, base: str | None = None) -> CapabilityBlock:
@@ -28,14 +33,14 @@ class Store(ABC):
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """Names with at least one version, sorted."""
+        """References to the blocks that a router may choose, sorted."""
 
     @abstractmethod
     def history(self, name: str) -> tuple[Version, ...]:
         """Versions of a name, oldest first."""
 
     @abstractmethod
-    def tag(self, reference: str, tag: str) -> Version:
+    def tag(self, reference: str, tag: str, *, reason: str = "") -> Version:
         """Point a tag of the block's name at a version."""
 
     @abstractmethod
@@ -43,11 +48,16 @@ class Store(ABC):
         """Tags of a name and the version numbers they point at."""
 
     @abstractmethod
-    def rollback(self, name: str, number: int) -> Version:
+    def rollback(self, name: str, number: int, *, message: str = "") -> Version:
         """Add a new latest version with the bytes of an earlier one; the history is kept whole.
 
         Where the latest version has those bytes already, it is returned and nothing is added.
         """
+
+    @property
+    @abstractmethod
+    def promotions(self) -> Promotions:
+        """Figures of these versions, and the policies under which they take tags."""
 
     @abstractmethod
     def verify(self) -> tuple[str, ...]:

@@ -11,12 +11,17 @@ from hydra.utils import instantiate
 from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
 from pmemx.core.errors import IncompatibleBlock, UnknownBlock
 from pmemx.core.store import Store
+from tests.store.postgres import database, postgres
+
+__all__ = ["database", "postgres"]  # fixtures
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture(params=sorted(path.stem for path in (CONF / "store").glob("*.yaml")))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    if "PMEMX_DATABASE" in (CONF / "store" / f"{request.param}.yaml").read_text(encoding="utf-8"):
+        monkeypatch.setenv("PMEMX_DATABASE", request.getfixturevalue("database"))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(overrides=[f"+store={request.param}", f"store.path='{tmp_path / 'bank'}'"])
     return instantiate(config.store)

@@ -15,7 +15,7 @@ from pmemx.base_model.bundled import FOLDER
 from pmemx.core.bank import ExpertBank
 from pmemx.core.evidence import Evidence
 from pmemx.runtime.attach import attached
-from pmemx.store.folder import FolderStore
+from pmemx.store.governed import GovernedStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def test_general_text_under_oracle_routing_is_the_base_bit_for_bit(folder):
 def test_the_exported_experts_work_in_peft_as_in_the_bank(folder):
     model = AutoModelForCausalLM.from_pretrained(FOLDER).eval()
     ids = torch.arange(300, 340).view(2, 20)
-    store = FolderStore(str(folder / "outputs" / "bank"))
+    store = GovernedStore(str(folder / "outputs" / "bank"))
     for name in ("law", "finance", "medicine"):
         with attached(model, ExpertBank([store.get(name)]), weights=[1.0]), torch.no_grad():
             ours = model(ids).logits
@@ -83,7 +83,7 @@ def test_the_exported_experts_work_in_peft_as_in_the_bank(folder):
 def test_what_is_distilled_already_is_not_distilled_again(folder):
     output = pmemx(folder, "run", "experiments=quickstart", "scale=smoke", "hydra.run.dir=second", "plan=[distill]")
     assert output.count("already distilled") >= 3
-    store = FolderStore(str(folder / "outputs" / "bank"))
+    store = GovernedStore(str(folder / "outputs" / "bank"))
     assert [version.number for version in store.history("law")] == [1]
     pmemx(folder, "run", "experiments=quickstart", "scale=smoke", "plan=[distill]", "trainer.lr=0.001")
     assert [version.number for version in store.history("law")] == [1, 2]

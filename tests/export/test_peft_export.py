@@ -17,7 +17,7 @@ from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
 from pmemx.core.errors import IncompatibleBlock
 from pmemx.core.peft_folder import CONFIG, WEIGHTS, read_peft_folder
 from pmemx.export.peft import PeftExport, folder_name, portable
-from pmemx.store.folder import FolderStore
+from pmemx.store.governed import GovernedStore
 
 # Free-text names, among them those that make PEFT drop tensors and those that would leave the folder as paths.
 EXPERTS = {
@@ -74,8 +74,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
     return saved
 
 
-def in_store(imported: dict[str, tuple[Path, torch.Tensor]], path: Path) -> FolderStore:
-    store = FolderStore(path)
+def in_store(imported: dict[str, tuple[Path, torch.Tensor]], path: Path) -> GovernedStore:
+    store = GovernedStore(path)
     for name, (folder, _) in imported.items():
         store.put(read_peft_folder(folder, name=name, base="b" * 64, base_name="tiny"))
     return store

@@ -18,7 +18,7 @@ from pmemx.merge.weighted_sum import WeightedSum
 from pmemx.stage.bank import course_digests
 from pmemx.stage.merge import MergeStage
 from pmemx.stage.summary import methods_table
-from pmemx.store.folder import FolderStore
+from pmemx.store.governed import GovernedStore
 
 MERGES: dict[str, Merge] = {
     "cat": Linear(),
@@ -28,9 +28,9 @@ MERGES: dict[str, Merge] = {
 
 
 @pytest.fixture
-def store(tmp_path) -> FolderStore:
+def store(tmp_path) -> GovernedStore:
     """Two experts, as the distillation leaves them: versions in the store, digests in blocks.json."""
-    store, made = FolderStore(tmp_path / "bank"), {}
+    store, made = GovernedStore(tmp_path / "bank"), {}
     (tmp_path / "run").mkdir()
     for number, name in enumerate(("law", "art")):
         generator = torch.Generator().manual_seed(number)
@@ -42,7 +42,7 @@ def store(tmp_path) -> FolderStore:
     return store
 
 
-def run(tmp_path, store: FolderStore, *, seed: int = 0, **settings) -> tuple[Workspace, dict[str, float]]:
+def run(tmp_path, store: GovernedStore, *, seed: int = 0, **settings) -> tuple[Workspace, dict[str, float]]:
     workspace = Workspace(tmp_path / "run", seed)
     return workspace, MergeStage(store=store, merges=MERGES, **settings).run(workspace)
 

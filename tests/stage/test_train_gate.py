@@ -35,7 +35,7 @@ from pmemx.select.top_k import TopK
 from pmemx.stage.bank import load_gate, needs_training, save_gate
 from pmemx.stage.corpus import Rows
 from pmemx.stage.train_gate import TrainGateStage, prompts_of, show_examples
-from pmemx.store.folder import FolderStore
+from pmemx.store.governed import GovernedStore
 
 SHAPE = BankShape(("law", "botany"), {"model.layers.0.mlp.up_proj": 8, "model.layers.0.mlp.down_proj": 12}, 8)
 
@@ -127,7 +127,7 @@ def test_the_checkpoints_of_a_gate_are_named_after_all_that_its_training_comes_f
         base_model=BundledBaseModel(),
         data=ProceduralWorld(),
         rows=Rows(),
-        store=FolderStore(tmp_path / "bank"),
+        store=GovernedStore(tmp_path / "bank"),
         gates={},
         select=Softmax(),
         losses=GateLosses(),

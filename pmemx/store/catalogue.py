@@ -1,0 +1,390 @@
+"""Questions to a ledger: which blocks, versions, tags and states there are, now or at an earlier moment."""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from sqlalchemy import JSON, ColumnElement, Row, Select, Table, Text, and_, cast, func, or_, select
+
+from pmemx.core.access import EVERYTHING, PERMISSIONS, Permission
+from pmemx.core.canonical import canonical_json
+from pmemx.core.card import Version
+from pmemx.core.card_json import FIELDS, card_from
+from pmemx.core.errors import AccessDenied, ConfigError, UnknownBlock
+from pmemx.core.lifecycle import State
+from pmemx.core.metric import Figure
+from pmemx.store import schema
+from pmemx.store.ledger import Transaction, readable_time
+from pmemx.store.projection import FACETS, block_id
+from pmemx.store.references import LATEST, SHARED, Name, looks_like_digest, split_namespace
+
+_V, _B, _T, _S, _U = schema.versions, schema.blocks, schema.tags, schema.states, schema.uses
+
+
+class Listing(NamedTuple):
+    """One line of a list of blocks: a block, its latest version, and how it stands.
+
+    expires, last_used: microseconds since 1970, last_used 0 for never, expires far away for never. uses: of all versions.
+    """
+
+    namespace: str
+    name: str
+    number: int
+    digest: str
+    domain: str
+    base: str
+    base_name: str
+    semantic_type: str
+    origin: str
+    licence: str
+    sensitivity: str
+    made_by: str
+    created: str
+    rank: int
+    sites: int
+    size: int
+    state: str
+    uid: str
+    expires: int
+    uses: int
+    last_used: int
+    tags: tuple[str, ...]
+
+    @property
+    def full_name(self) -> str:
+        """With the namespace in front, unless that is the shared one."""
+        return full_name(self.namespace, self.name)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A version as the ledger knows it. block: the key of its block's row; seq: the entry that committed it."""
+
+    version: Version
+    block: int
+    seq: int
+    weights: str
+    size: int
+    message: str
+
+    @property
+    def full(self) -> Name:
+        """The name of its block."""
+        return Name(self.version.namespace, self.version.name)
+
+
+def full_name(namespace: str, name: str, home: str = SHARED) -> str:
+    """A reference to a block for whoever is at home in a namespace, as short as it may be."""
+    return name if namespace == home else f"{namespace}/{name}"
+
+
+def resolve(now: Transaction, reference: str, permission: Permission = Permission.READ) -> Found:
+    """The version behind a reference: [namespace/]name[@number, @tag or @latest], or a digest of 12 digits or more.
+
+    A name that exists is a name first. Of versions with one digest the newest is meant. Raises UnknownBlock, AccessDenied.
+    """
+    name = split_namespace(reference, now.home)
+    if (block := _born(now, name)) is not None:
+        return _numbered(now, name, block, LATEST, permission)
+    front, at, which = reference.rpartition("@")
+    name = split_namespace(front, now.home)
+    if at and (block := _born(now, name)) is not None:
+        return _numbered(now, name, block, which, permission)
+    if looks_like_digest(reference):
+        return _by_digest(now, reference, permission)
+    raise _unknown(now, split_namespace(front if at else reference, now.home))
+
+
+def numbered(now: Transaction, name: Name, number: int, permission: Permission = Permission.READ) -> Found:
+    """The version of a block with that number. Raises UnknownBlock, AccessDenied."""
+    block = _born(now, name)
+    if block is None:
+        raise _unknown(now, name)
+    return _numbered(now, name, block, str(number), permission)
+
+
+def block_of(now: Transaction, name: Name, permission: Permission = Permission.READ) -> int:
+    """The key of a block's row. Raises UnknownBlock, AccessDenied."""
+    block = _born(now, name)
+    if block is None:
+        raise _unknown(now, name)
+    latest = _version_row(now, block, number_behind(now, block, LATEST))
+    now.require(permission, name, sensitivity=latest.sensitivity)
+    return block
+
+
+def history(now: Transaction, name: Name) -> tuple[Found, ...]:
+    """Every version of a block, oldest first."""
+    return versions_of(now, block_of(now, name))
+
+
+def versions_of(now: Transaction, block: int) -> tuple[Found, ...]:
+    """The same by the block's key, whoever asks."""
+    query = _select_versions().where(_V.c.block == block, _V.c.seq <= now.moment).order_by(_V.c.number)
+    return tuple(_found(row) for row in now.connection.execute(query))
+
+
+def sensitivity_of(now: Transaction, name: Name) -> str:
+    """The sensitivity of a block's latest version, whoever asks. Raises UnknownBlock."""
+    block = _born(now, name)
+    if block is None:
+        raise _unknown(now, name)
+    return _version_row(now, block, number_behind(now, block, LATEST)).sensitivity
+
+
+def history_end(now: Transaction, block: int) -> Found:
+    """The latest version of a block, whoever asks."""
+    return _found(_version_row(now, block, number_behind(now, block, LATEST)))
+
+
+def at_number(now: Transaction, block: int, number: int) -> Found:
+    """A version of a block by its number, which it must have, whoever asks."""
+    return _found(_version_row(now, block, number))
+
+
+def pointers(now: Transaction, block: int) -> dict[str, int]:
+    """Tags of a block and the numbers they point at, "latest" among them."""
+    query = select(_T.c.tag, _T.c.number).where(_T.c.block == block, _held(now, _T))
+    return {row.tag: row.number for row in now.connection.execute(query)}
+
+
+def number_behind(now: Transaction, block: int, tag: str) -> int:
+    """The version a tag points at, 0 where there is no such tag."""
+    query = select(_T.c.number).where(_T.c.block == block, _T.c.tag == tag, _held(now, _T))
+    return now.connection.execute(query).scalar() or 0
+
+
+def state_of(now: Transaction, block: int) -> State:
+    """The state of a block."""
+    query = select(_S.c.state).where(_S.c.block == block, _held(now, _S))
+    return State(now.connection.execute(query).scalar_one())
+
+
+def listing(
+    now: Transaction,
+    *,
+    states: Iterable[State] | None = None,
+    where: Mapping[str, str] | None = None,
+    text: str = "",
+) -> list[Listing]:
+    """Latest versions that the principal may read, by namespace and name.
+
+    states: only blocks in these. where: values by field of the card ("domain", "licence", "extra.team"), or "namespace",
+    "tag" or "name". text: what a name, a domain or a base's name must contain, whatever the case.
+    Raises ConfigError for a field that no card has.
+    """
+    query = (
+        select(
+            _B.c.namespace, _B.c.name, _V.c.number, _V.c.digest, *(_V.c[facet] for facet in FACETS),
+            _V.c.rank, _V.c.sites, _V.c.size, _S.c.state, _B.c.uid, _V.c.expires, _B.c.id,
+        )
+        .join(_T, and_(_T.c.block == _B.c.id, _T.c.tag == LATEST, _held(now, _T)))
+        .join(_V, and_(_V.c.block == _B.c.id, _V.c.number == _T.c.number))
+        .join(_S, and_(_S.c.block == _B.c.id, _held(now, _S)))
+    )  # fmt: skip
+    query = _restricted(query, now)
+    if states is not None:
+        query = query.where(_S.c.state.in_([state.value for state in states]))
+    for path, value in (where or {}).items():
+        column = _column(path)
+        if path == "tag":
+            tagged = select(_T.c.block).where(_T.c.tag == value, _held(now, _T))
+            query = query.where(_B.c.id.in_(tagged))
+        elif column is not None:
+            query = query.where(column == value)
+        else:
+            query = query.where(_in_card(now, path, value))
+    if text:
+        pattern = f"%{text.replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
+        query = query.where(
+            or_(*(column.ilike(pattern, escape="!") for column in (_B.c.name, _V.c.domain, _V.c.base_name)))
+        )
+    tags, uses = _tags_by_version(now), _uses_by_block(now)
+    found = [
+        Listing._make((*line, *uses.get(block, (0, 0)), tags.get((block, line[2]), ())))
+        for *line, block in now.connection.execute(query)
+    ]
+    found.sort()  # by namespace and name, which no two have in common
+    return found
+
+
+def scores(now: Transaction, block: int, number: int) -> dict[str, Figure]:
+    """The newest figure of every metric that was recorded for a version, or for another one with its bytes."""
+    rows = schema.scores
+    digest = select(_V.c.digest).where(_V.c.block == block, _V.c.number == number).scalar_subquery()
+    same = select(_V.c.number).where(_V.c.block == block, _V.c.digest == digest)
+    query = (
+        select(rows)
+        .where(rows.c.block == block, rows.c.number.in_(same), rows.c.seq <= now.moment)
+        .order_by(rows.c.seq)
+    )
+    names = [item.name for item in fields(Figure)]
+    return {row.metric: Figure(**{name: getattr(row, name) for name in names}) for row in now.connection.execute(query)}
+
+
+def usage(now: Transaction, block: int) -> dict[int, tuple[int, int, float]]:
+    """Uses, the last of them (microseconds since 1970) and their mean relevance, by version."""
+    query = select(_U.c.number, _U.c.count, _U.c.last, _U.c.relevance).where(_U.c.block == block)
+    rows = now.connection.execute(query)
+    return {number: (count, last, relevance / count) for number, count, last, relevance in rows}
+
+
+def descendants(now: Transaction, digest: str) -> list[Found]:
+    """Versions that were made from one, that the principal may read."""
+    rows = schema.parents
+    query = (
+        _select_versions()
+        .join(rows, and_(rows.c.block == _V.c.block, rows.c.number == _V.c.number))
+        .where(rows.c.parent == digest, _V.c.seq <= now.moment)
+        .order_by(_V.c.seq)
+    )
+    return [_found(row) for row in now.connection.execute(_restricted(query, now))]
+
+
+def with_digest(now: Transaction, digest: str) -> list[Found]:
+    """Versions of exactly that digest that the principal may read, oldest first."""
+    query = _select_versions().where(_V.c.digest == digest, _V.c.seq <= now.moment).order_by(_V.c.seq)
+    return [_found(row) for row in now.connection.execute(_restricted(query, now))]
+
+
+def _born(now: Transaction, name: Name) -> int | None:
+    block = block_id(now.connection, name.namespace, name.name)
+    return block if block is not None and block <= now.moment else None
+
+
+def _numbered(now: Transaction, name: Name, block: int, which: str, permission: Permission) -> Found:
+    known = pointers(now, block)
+    count = known[LATEST]
+    number = int(which) if which.isdecimal() and len(which) < 10 else known.get(which, 0)
+    exists = 1 <= number <= count
+    row = _version_row(now, block, number if exists else count)
+    now.require(permission, name, sensitivity=row.sensitivity)
+    if not exists:
+        tags = sorted(known.keys() - {LATEST})
+        listed = f" and tags {', '.join(tags)}" if tags else ""
+        raise UnknownBlock(f"{str(name)!r} has versions 1 to {count}{listed}, but no {which!r}; name one of them")
+    return _alive(now, _found(row))
+
+
+def _by_digest(now: Transaction, prefix: str, permission: Permission) -> Found:
+    query = _select_versions().where(_V.c.digest >= prefix, _V.c.digest < prefix + "g", _V.c.seq <= now.moment)
+    found = [_found(row) for row in now.connection.execute(query.order_by(_V.c.seq))]
+    digests = {one.version.digest for one in found}
+    if len(digests) != 1:
+        many = f"{len(digests)} versions begin" if digests else "no version begins"
+        raise UnknownBlock(f"{many} with digest {prefix}; give a name, or all 64 digits")
+    decisions = [now.identity.decide(permission, one.full, sensitivity=one.version.card.sensitivity) for one in found]
+    allowed = [one for one, decision in zip(found, decisions, strict=True) if decision.allowed]
+    if not allowed:
+        decisions[-1].enforce()
+    return _alive(now, allowed[-1])
+
+
+def _alive(now: Transaction, found: Found) -> Found:
+    if state_of(now, found.block) is State.EXPIRED:
+        since = select(_S.c.since).where(_S.c.block == found.block, _held(now, _S))
+        seq = now.connection.execute(since).scalar_one()
+        journal = schema.journal
+        entry = now.connection.execute(select(journal.c.at, journal.c.principal).where(journal.c.seq == seq)).one()
+        raise UnknownBlock(
+            f"block {found.full} expired at {readable_time(entry.at)} (entry {seq}, by {entry.principal}); "
+            "only this tombstone is left; commit a new version under its name to begin again"
+        )
+    return found
+
+
+def _unknown(now: Transaction, name: Name) -> Exception:
+    if now.identity.governed and not (decision := now.identity.decide(Permission.READ, name)).allowed:
+        # Whoever may not read a name is not told whether it exists.
+        return AccessDenied(f"{now.identity.principal!r} may not read {name}: {decision.reason}")
+    names = [full_name(line.namespace, line.name, now.home) for line in listing(now)]
+    near = difflib.get_close_matches(full_name(name.namespace, name.name, now.home), names, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the bank holds {len(names)} blocks"
+    return UnknownBlock(f"no block {full_name(name.namespace, name.name, now.home)!r}; {hint}")
+
+
+def _select_versions() -> Select[Any]:
+    return select(_V, _B.c.namespace, _B.c.name).join(_B, _B.c.id == _V.c.block)
+
+
+def _version_row(now: Transaction, block: int, number: int) -> Row[Any]:
+    return now.connection.execute(_select_versions().where(_V.c.block == block, _V.c.number == number)).one()
+
+
+def _found(row: Row[Any]) -> Found:
+    card = card_from(json.loads(row.card))
+    version = Version(row.name, row.number, row.digest, card, row.restores, row.namespace)
+    return Found(version, row.block, row.seq, row.weights, row.size, row.message)
+
+
+def _held(now: Transaction, rows: Table) -> ColumnElement[bool]:
+    return and_(rows.c.since <= now.moment, rows.c.until > now.moment)
+
+
+def _restricted(query: Select[Any], now: Transaction) -> Select[Any]:
+    """Only what the principal may read."""
+    identity = now.identity
+    if not identity.governed:
+        return query
+    scopes = {grant.scope for grant in identity.grants if Permission.READ in PERMISSIONS[grant.role]}
+    if not identity.known or identity.revoked:
+        return query.where(_B.c.id < 0)
+    if EVERYTHING in scopes:
+        return query
+    blocks = [split_namespace(scope) for scope in sorted(scopes) if "/" in scope]
+    spaces = sorted(scope for scope in scopes if "/" not in scope)
+    allowed = [_B.c.namespace.in_([*spaces, f"user:{identity.principal}"])]
+    allowed += [and_(_B.c.namespace == name.namespace, _B.c.name == name.name) for name in blocks]
+    return query.where(or_(*allowed))
+
+
+def _column(path: str) -> ColumnElement[Any] | None:
+    if path in ("namespace", "name"):
+        return _B.c[path]
+    if path in FACETS:
+        return _V.c[path]
+    top = path.split(".")[0]
+    if top not in FIELDS and path != "tag" and not path.startswith("extra."):
+        near = difflib.get_close_matches(path, [*FIELDS, "namespace", "tag"], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "ask for a field of the card, or extra.<your field>"
+        raise ConfigError(f"no card has a field {path!r}; {hint}")
+    return None
+
+
+def _in_card(now: Transaction, path: str, value: str) -> ColumnElement[bool]:
+    """Whether a field of the card is that text, or has it as its JSON. A field that a card lacks is null."""
+    keys = path.removeprefix("extra.").split(".")
+    words = {canonical_json(value), value}
+    if now.connection.dialect.name == "postgresql":
+        found: ColumnElement[Any] = cast(_V.c.card, JSON)
+        for key in keys:
+            found = found.op("->")(cast(key, Text))
+        return func.coalesce(cast(found, Text), "null").in_(words)
+    if any('"' in key for key in keys):
+        raise ConfigError(
+            f"a search cannot ask for {path!r}, a field with a double quote in its name; rename the field"
+        )
+    # Asked for twice, because SQLite gives two values as the JSON that they are in the card, and one as it likes.
+    place = "$" + "".join(f'."{key}"' for key in keys)
+    return func.json_extract(_V.c.card, place, place).in_([f"[{word},{word}]" for word in words])
+
+
+def _tags_by_version(now: Transaction) -> dict[tuple[int, int], tuple[str, ...]]:
+    """Tags by block and number."""
+    # Not "!=", for which no database uses an index.
+    others = or_(_T.c.tag < LATEST, _T.c.tag > LATEST)
+    query = select(_T.c.block, _T.c.number, _T.c.tag).where(others, _held(now, _T))
+    found: dict[tuple[int, int], tuple[str, ...]] = {}
+    for block, number, tag in now.connection.execute(query):
+        found[block, number] = (*found.get((block, number), ()), tag)
+    return {version: tuple(sorted(tags)) for version, tags in found.items()}
+
+
+def _uses_by_block(now: Transaction) -> dict[int, tuple[int, int]]:
+    found: dict[int, tuple[int, int]] = {}
+    for block, count, last in now.connection.execute(select(_U.c.block, _U.c.count, _U.c.last)):
+        before, earlier = found.get(block, (0, 0))
+        found[block] = (before + count, max(earlier, last))
+    return found

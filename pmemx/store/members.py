@@ -1,0 +1,147 @@
+"""Principals of a bank and what they may do: enrolment, roles on scopes, revocation, and decisions with their reason.
+
+The ledger of a folder guards against mistakes: whoever may write its files may write anything. The journal's chain and
+signatures then tell. A token, where one is set, is asked on every path.
+"""
+
+import re
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from pmemx.core.access import EVERYTHING, Decision, Grant, Permission, Purpose, Role
+from pmemx.core.errors import ConfigError
+from pmemx.core.event import Action
+from pmemx.store import catalogue, schema
+from pmemx.store.bank import Bank
+from pmemx.store.ledger import Identity, Transaction, identify, token_digest
+from pmemx.store.references import Name, check_namespace, split_namespace
+
+_PRINCIPAL = re.compile(r"[\w.@+-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A principal. guarded: whether a token is asked."""
+
+    name: str
+    guarded: bool
+    revoked: bool
+    grants: tuple[Grant, ...]
+
+
+@dataclass(frozen=True)
+class Members:
+    """Who may do what in a bank. A bank without members trusts everybody who can open it."""
+
+    bank: Bank
+
+    def enrol(self, principal: str, *, token: str = "", role: Role | None = None, scope: str = EVERYTHING) -> None:
+        """Make a principal known, or known again, with a role where one is given. Asks ADMINISTER on the bank.
+
+        token: a secret that they must show from now on. The first member must own everything, or nobody could enrol more.
+        """
+        if not _PRINCIPAL.fullmatch(principal):
+            raise ConfigError(f"a principal is a word of letters, digits and .@+-_, got {principal!r}; choose another")
+        with self.bank.ledger.writing() as now:
+            now.require(Permission.ADMINISTER)
+            if not now.identity.governed and (role, scope) != (Role.OWNER, EVERYTHING):
+                raise ConfigError(
+                    f"the first member must own everything, or nobody could enrol others; "
+                    f"enrol {principal!r} as {Role.OWNER.value} of {EVERYTHING!r}"
+                )
+            secret = token_digest(token) if token else ""
+            now.append(Action.ENROL, None, {"principal": principal, "token": secret})
+            if role is not None:
+                self._grant(now, Grant(principal, role, scope))
+
+    def grant(self, principal: str, role: Role, scope: str) -> None:
+        """Give a role on "*", a namespace or one block. Asks ADMINISTER on that scope."""
+        with self.bank.ledger.writing() as now:
+            now.require(Permission.ADMINISTER, _name(scope))
+            self._grant(now, Grant(principal, role, scope))
+
+    def withdraw(self, principal: str, role: Role, scope: str) -> None:
+        """Take a role away. Raises ConfigError when they do not have it, or when nobody would own the bank."""
+        with self.bank.ledger.writing() as now:
+            now.require(Permission.ADMINISTER, _name(scope))
+            grant = Grant(principal, role, scope)
+            if grant not in identify(now.connection, principal).grants:
+                raise ConfigError(f"{principal!r} is not {role.value} of {scope}; see pmemx bank members")
+            if (role, scope) == (Role.OWNER, EVERYTHING):
+                self._keep_an_owner(now, principal)
+            now.append(Action.WITHDRAW, None, {"principal": principal, "role": role.value, "scope": scope})
+
+    def revoke(self, principal: str, *, reason: str = "") -> None:
+        """Refuse a principal everything from now on. Raises ConfigError for a stranger and for the last owner."""
+        with self.bank.ledger.writing() as now:
+            now.require(Permission.ADMINISTER)
+            self._known(now, principal)
+            self._keep_an_owner(now, principal)
+            now.append(Action.REVOKE, None, {"principal": principal, "reason": reason})
+
+    def list(self) -> tuple[Member, ...]:
+        """Every principal by name. Asks ADMINISTER on the bank."""
+        with self.bank.ledger.reading() as now:
+            now.require(Permission.ADMINISTER)
+            rows = schema.principals
+            found = now.connection.execute(select(rows)).all()
+            members = [
+                Member(
+                    row.name, bool(row.token), row.revoked != schema.NEVER, identify(now.connection, row.name).grants
+                )
+                for row in found
+            ]
+        return tuple(sorted(members, key=lambda member: member.name))
+
+    def decide(
+        self, permission: Permission, reference: str = "", *, principal: str = "", purpose: Purpose = Purpose.WITHIN
+    ) -> Decision:
+        """Whether a principal, by default the caller, may do that to a block ("" for the bank), and why.
+
+        What is decided about others is told to ADMINISTER only.
+        """
+        with self.bank.ledger.reading() as now:
+            if principal and principal != now.identity.principal:
+                now.require(Permission.ADMINISTER)
+            who: Identity = identify(now.connection, principal or now.identity.principal)
+            if not reference:
+                return who.decide(permission, purpose=purpose)
+            name = self.bank.full(reference)
+            sensitivity = catalogue.sensitivity_of(now, name)
+            return who.decide(permission, name, purpose=purpose, sensitivity=sensitivity)
+
+    def _grant(self, now: Transaction, grant: Grant) -> None:
+        _name(grant.scope)
+        self._known(now, grant.principal)
+        if grant not in identify(now.connection, grant.principal).grants:
+            detail = {"principal": grant.principal, "role": grant.role.value, "scope": grant.scope}
+            now.append(Action.GRANT, None, detail)
+
+    def _known(self, now: Transaction, principal: str) -> None:
+        who = identify(now.connection, principal)
+        if not who.known or who.revoked:
+            raise ConfigError(
+                f"{principal!r} is no member of this bank; enrol them first (pmemx bank enrol {principal})"
+            )
+
+    def _keep_an_owner(self, now: Transaction, leaving: str) -> None:
+        rows = schema.grants
+        query = select(rows.c.principal).where(
+            rows.c.role == Role.OWNER.value, rows.c.scope == EVERYTHING, rows.c.until == schema.NEVER
+        )
+        owners = set(now.connection.execute(query).scalars())
+        if owners == {leaving}:
+            raise ConfigError(f"{leaving!r} is the last owner of the bank; make another one first")
+
+
+def _name(scope: str) -> Name | None:
+    """The block or namespace that a scope names, None for the bank. Raises ConfigError for what is no scope."""
+    if scope == EVERYTHING:
+        return None
+    if "/" in scope:
+        name = split_namespace(scope)
+        if str(name) == scope and name.name:
+            return name
+    check_namespace(scope)
+    return Name(scope, "")

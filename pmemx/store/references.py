@@ -1,0 +1,72 @@
+"""The grammar of references: [namespace/]name[@which], where which is a number, a tag or "latest", or a digest."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from pmemx.core.errors import ConfigError
+
+SHARED = "shared"
+LATEST = "latest"
+_NAMESPACE = re.compile(r"shared|(?:user|team):[\w.@+-]{1,64}")
+_BIDIRECTIONAL_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_DIGEST = re.compile(r"[0-9a-f]{12,64}")
+MAX_NAME = 300
+
+
+@dataclass(frozen=True)
+class Name:
+    """A block's full name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def split_namespace(text: str, home: str = SHARED) -> Name:
+    """The namespace in front of a name, `home` where there is none: "team:legal/contracts", "shared/law", "law"."""
+    namespace, slash, rest = text.partition("/")
+    if slash and _NAMESPACE.fullmatch(namespace):
+        return Name(namespace, rest)
+    return Name(home, text)
+
+
+def looks_like_digest(text: str) -> bool:
+    """At least twelve hexadecimal digits."""
+    return bool(_DIGEST.fullmatch(text))
+
+
+def check_namespace(namespace: str) -> None:
+    """Raises ConfigError for anything but "shared", "user:<word>" and "team:<word>"."""
+    if not _NAMESPACE.fullmatch(namespace):
+        raise ConfigError(
+            f"a namespace is {SHARED!r}, 'user:<word>' or 'team:<word>', got {namespace!r}; words hold letters, digits and .@+-_"
+        )
+
+
+def check_name(name: str) -> None:
+    """Raises ConfigError for a name that cannot be shown or be told from a reference with a namespace."""
+    if not name.strip() or not _printable(name):
+        raise ConfigError(f"the name of a block must be visible text on one line, got {name!r}; rename it")
+    if len(name) > MAX_NAME:
+        raise ConfigError(f"the name of a block has at most {MAX_NAME} characters, got {len(name)}; shorten it")
+    if unicodedata.normalize("NFC", name) != name:
+        raise ConfigError(
+            f"the name {name!r} is not in Unicode's composed form (NFC), so that two names could look the same; normalise it"
+        )
+    if split_namespace(name).name != name:
+        raise ConfigError(f"the name {name!r} begins like a namespace; give the namespace apart, and rename it")
+
+
+def check_tag(tag: str) -> None:
+    """Raises ConfigError for a tag that could be taken for something else."""
+    if not tag.strip() or "@" in tag or "/" in tag or tag.isdecimal() or tag == LATEST or not _printable(tag):
+        raise ConfigError(f"a tag is a word other than {LATEST!r} without '@' and '/', got {tag!r}; choose another")
+
+
+def _printable(text: str) -> bool:
+    # Not str.isprintable, which refuses the joiners inside emoji.
+    hidden = ("Cc", "Cs", "Zl", "Zp")
+    return not any(unicodedata.category(c) in hidden or c in _BIDIRECTIONAL_CONTROLS for c in text)
