@@ -20,10 +20,13 @@ MAY_IMPORT = {axis: {"core"} for axis in AXES} | {
     "stage": {"core", "runtime", "lit"},
     "report": {"core"},
     "exchange": {"core", "store", "export"},
+    "page": {"core", "store"},
     "preflight": {"core", "stage"},
     "choices": {"core"},
-    "cli_bank": {"core", "store", "export", "exchange"},
-    "cli": {"core", "stage", "preflight", "report", "choices", "cli_bank"},
+    "exit_codes": {"core"},
+    "completion": set(),
+    "cli_bank": {"core", "store", "export", "exchange", "page", "exit_codes"},
+    "cli": {"core", "stage", "preflight", "report", "choices", "cli_bank", "exit_codes", "completion"},
     "__init__": set(),
 }
 LIBRARIES = {

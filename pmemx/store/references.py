@@ -62,8 +62,12 @@ def check_name(name: str) -> None:
 
 def check_tag(tag: str) -> None:
     """Raises ConfigError for a tag that could be taken for something else."""
-    if not tag.strip() or "@" in tag or "/" in tag or tag.isdecimal() or tag == LATEST or not _printable(tag):
-        raise ConfigError(f"a tag is a word other than {LATEST!r} without '@' and '/', got {tag!r}; choose another")
+    visible = bool(tag.strip()) and _printable(tag) and unicodedata.normalize("NFC", tag) == tag
+    if not visible or len(tag) > MAX_NAME or "@" in tag or "/" in tag or tag.isdecimal() or tag == LATEST:
+        raise ConfigError(
+            f"a tag is a word other than {LATEST!r} without '@' and '/', in Unicode's composed form (NFC) and of at most "
+            f"{MAX_NAME} characters, got {tag[:MAX_NAME]!r}; choose another"
+        )
 
 
 def _printable(text: str) -> bool:

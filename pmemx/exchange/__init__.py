@@ -1,0 +1,1 @@
+"""Blocks between banks: copies with their history, the Hugging Face Hub, and subscriptions."""
