@@ -133,6 +133,20 @@ class Routed:
         finally:
             self._thread.observers = before
 
+    @property
+    def request(self) -> Request:
+        """What this thread has said of its next passes; see `given`."""
+        return self._thread.request
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """While this thread is inside, experts, weights and profiles stay as they are: changes by other threads wait.
+
+        For several passes that make one answer. A change that this thread asks for inside is refused with a PmemxError.
+        """
+        with self._lock.shared():
+            yield
+
     # What holds for everybody.
 
     def weigh(self, weights: Float[Tensor, " expert"] | Sequence[float] | None) -> None:
@@ -150,7 +164,8 @@ class Routed:
             if not given.isfinite().all():
                 raise PmemxError(f"weights {given.tolist()} are not finite; give numbers")
             by_name = {name: value for name, value in zip(self.bank.names, given.tolist(), strict=True) if value}
-        self._defaults = replace(self._defaults, serial=self._defaults.serial + 1, weights=by_name)
+        with self._lock.alone():
+            self._defaults = replace(self._defaults, serial=self._defaults.serial + 1, weights=by_name)
 
     def activate(self, names: Sequence[str] | None) -> None:
         """Let the gate choose among these experts and no expert only; None lets it choose among all again."""
@@ -159,19 +174,21 @@ class Routed:
         for name in names or ():
             self.bank.slot(name)
         active = None if names is None else tuple(names)
-        self._defaults = replace(self._defaults, serial=self._defaults.serial + 1, active=active)
+        with self._lock.alone():
+            self._defaults = replace(self._defaults, serial=self._defaults.serial + 1, active=active)
 
     def define(self, profile: Profile) -> None:
         """Make a profile known, or replace the one of its name. Raises IncompatibleBlock for an expert that is not there."""
-        for name in profile.weights:
-            resident = self.bank.residents[self.bank.slot(name)]
-            assert resident is not None
-            if profile.versions.get(name, resident.version) != resident.version:
-                raise IncompatibleBlock(
-                    f"profile {profile.name!r} wants version {profile.versions[name]!r} of {name!r}, the bank holds "
-                    f"{resident.version!r}; swap that version in"
-                )
-        self.profiles = {**self.profiles, profile.name: profile}
+        with self._lock.alone():
+            for name in profile.weights:
+                resident = self.bank.residents[self.bank.slot(name)]
+                assert resident is not None
+                if profile.versions.get(name, resident.version) != resident.version:
+                    raise IncompatibleBlock(
+                        f"profile {profile.name!r} wants version {profile.versions[name]!r} of {name!r}, the bank holds "
+                        f"{resident.version!r}; swap that version in"
+                    )
+            self.profiles = {**self.profiles, profile.name: profile}
 
     def load(self, block: CapabilityBlock, *, name: str = "", version: str = "") -> None:
         """Put a block into a free slot; see ExpertBank.load. Weights and profiles reach it at once, a gate only if it was
