@@ -1,39 +1,47 @@
-"""The command line: pmemx run | list | report | bank. Imports no torch before a command needs it."""
+"""The command line: pmemx run | list | report | bank | completion. Imports no torch before a command needs it."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
+from pmemx.cli_bank import add_bank
+from pmemx.cli_bank.printing import visible
 from pmemx.core.errors import PmemxError
+from pmemx.exit_codes import DONE, FINDING, HELP, exit_code
 
 DESCRIPTION = "Distil knowledge into LoRA experts, keep them in a bank, compose them with a gate, and measure it."
-EPILOG = """examples:
+EPILOG = f"""examples:
   pmemx run experiments=quickstart            one whole run, minutes on 2 cores
   pmemx run experiments=quickstart gate=linear seed=1
   pmemx run -m experiments=quickstart seed=0,1,2
   pmemx run experiments=quickstart --cfg job  the composed config, without running it
   pmemx list gate                             the choices of an axis
   pmemx report outputs/quickstart/<time>      write the report of a finished run again
-"""
+  pmemx bank list                             the blocks of ./bank
+  pmemx completion bash > ~/.local/share/bash-completion/completions/pmemx
+
+{HELP}"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("PMEMX_ROOT", str(config_root()))
+    running = arguments[:1] == ["run"]
     try:
-        if arguments[:1] == ["run"]:
-            return _run(arguments[1:])
-        options = _parser().parse_args(arguments)
-        return options.command(options)
+        code = _run(arguments[1:]) if running else _command(arguments)
+        # Here, and not when the interpreter ends, so that a pipe that was closed early is noticed below.
+        sys.stdout.flush()
+        return code
     except PmemxError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+        _complain(error)
+        return FINDING if running else exit_code(error)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return DONE
 
 
 def config_root() -> Path:
@@ -44,6 +52,7 @@ def config_root() -> Path:
     return package if (package / "conf").is_dir() else package.parent
 
 
+@cache
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "pmemx", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -60,10 +69,23 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path, help="a run folder")
     report.set_defaults(command=_report)
 
-    from pmemx.cli_bank import add_bank
-
     add_bank(commands)
+
+    completing = commands.add_parser("completion", help="print what makes a shell complete commands, options and names")
+    completing.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completing.set_defaults(command=_completion)
     return parser
+
+
+def _command(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    return options.command(options)
+
+
+def _complain(error: PmemxError) -> None:
+    # Line by line: what a message quotes from a card may hold escapes, but its own lines are meant.
+    lines = f"{type(error).__name__}: {error}".split("\n")
+    print("\n".join(visible(line) for line in lines), file=sys.stderr)
 
 
 def _run(arguments: list[str]) -> int:
@@ -81,12 +103,12 @@ def _run(arguments: list[str]) -> int:
             launch(config, write_report)
         except PmemxError as error:
             # SystemExit, because Hydra would wrap anything else in a traceback of its own.
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            raise SystemExit(1) from error
+            _complain(error)
+            raise SystemExit(FINDING) from error
 
     sys.argv = ["pmemx run", *arguments]
     hydra.main(version_base="1.3", config_path=os.environ["PMEMX_ROOT"] + "/conf", config_name="run")(job)()
-    return 0
+    return DONE
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -100,14 +122,21 @@ def _list(options: argparse.Namespace) -> int:
     width = max((len(name) for name, _ in rows), default=0)
     for name, sentence in rows:
         print(f"{name:<{width}}  {sentence}".rstrip())
-    return 0
+    return DONE
 
 
 def _report(options: argparse.Namespace) -> int:
     from pmemx.report import write_report
 
     print(write_report(options.run))
-    return 0
+    return DONE
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from pmemx.completion import script
+
+    print(script(_parser(), options.shell))
+    return DONE
 
 
 if __name__ == "__main__":
