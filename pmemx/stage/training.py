@@ -184,9 +184,7 @@ def _train_phase(
         made_by=f"pmemx {job.kind}",
         semantic_type=_semantic_type(domains),
         origin=Origin.FINE_TUNED.value,
-        sources=tuple(
-            dict.fromkeys(f"{domain.name}/{document.id}" for domain in domains for document in domain.documents)
-        ),
+        sources=tuple(dict.fromkeys(document.id for domain in domains for document in domain.documents)),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         parents=() if before is None else (before.digest,),
         recipe={
