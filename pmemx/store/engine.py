@@ -257,6 +257,9 @@ _REMEDIES = {
     "full": "free some space on its disk and try again; nothing was changed",
     "readonly": "change its permissions, or copy the bank; nothing was changed",
     "lock": "another process holds it for long; end that one and try again; nothing was changed",
+    "no such table": "rebuild its tables from the journal (pmemx bank rebuild)",
+    "no such column": "rebuild its tables from the journal (pmemx bank rebuild)",
+    'relation "': "rebuild its tables from the journal (pmemx bank rebuild)",
     "malformed": "restore it from a copy of the bank",
     "not a database": "restore it from a copy of the bank",
     # A sync that failed: what was to be synced may still be found after the next start.

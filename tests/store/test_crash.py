@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -172,27 +172,31 @@ def unsynced(lines: list[str]) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------------- random moments
 
 
-def random_kills(
-    bank: Callable[[], Bank], num_kills: int, draw: random.Random, way: Way = SOUND
-) -> Iterator[list[str]]:
-    """What is wrong with one bank after each of many kills of its writer, each at a random moment."""
-    before = 0
+def random_kills(bank: Bank, num_kills: int, seed: int) -> Iterator[list[str]]:
+    """What is wrong with a bank after each of some kills of its writer, each at a random moment."""
+    draw, before = random.Random(seed), 0
     for _ in range(num_kills):
-        child = Child(perform, bank(), endless, way)
+        child = Child(perform, bank, endless, SOUND)
         child.go()
         seen = sum(child.report() == "done" for _ in range(draw.randrange(3)))
         time.sleep(draw.uniform(0, 0.05))
         child.kill()
         done, last = child.finish()
-        done += seen
         assert last is None, last
-        yield faults_seen_by_another(bank(), [after_pairs(before + done), after_pairs(before + done + 1)])
-        before = len(bank().history("law")) if "law" in bank().names() else 0
+        expected = [after_pairs(before + seen + done), after_pairs(before + seen + done + 1)]
+        yield faults_seen_by_another(bank, expected)
+        before = len(bank.history("law")) if "law" in bank.names() else 0
+    assert before >= num_kills // 2, "the writers were killed before they wrote"
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_whole_bank(new_bank: Callable[[], Bank]) -> None:
-    num_kills = 100 if FULL else 20 if new_bank().database else 80
-    outcomes = list(random_kills(new_bank, num_kills, random.Random(0)))
+def test_a_writer_killed_at_any_moment_leaves_a_whole_bank(memory: Path) -> None:
+    rounds = 20 if FULL else 8
+    outcomes = [wrong for seed in range(rounds) for wrong in random_kills(Bank(memory / str(seed)), 10, seed)]
     assert [wrong for wrong in outcomes if wrong] == []
-    assert len(outcomes) == num_kills
-    assert len(new_bank().history("law")) >= num_kills // 2
+    assert len(outcomes) == 10 * rounds
+
+
+def test_a_writer_of_a_server_killed_at_any_moment_leaves_a_whole_bank(database: str, memory: Path) -> None:
+    outcomes = list(random_kills(Bank(memory / "bank", database), 20, 0))
+    assert [wrong for wrong in outcomes if wrong] == []
+    assert len(outcomes) == 20
