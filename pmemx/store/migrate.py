@@ -91,7 +91,9 @@ def upgrade_format_one(bank: Bank, folder: Path) -> tuple[str, ...]:
             folder.rename(next(place for name in names if not (place := folder.with_name(name)).exists()))
             sync_folder(folder.parent)
     except OSError as error:
-        raise StorageError(f"{folder} cannot be upgraded ({error}); let this user write there, or copy the bank") from error
+        raise StorageError(
+            f"{folder} cannot be upgraded ({error}); let this user write there, or copy the bank"
+        ) from error
     return tuple(f"{name}: {number} of its versions taken up" for name, number in taken.items())
 
 
