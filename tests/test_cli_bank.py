@@ -826,6 +826,10 @@ def test_a_list_is_narrowed_by_fields_text_state_and_namespace(world: World, run
     Life(world.bank).expire("old")
     assert "old" not in listed(run)
     assert listed(run, "--state", "expired") == ["old"]
+    first = [row["name"] for row in json.loads(run("list", "--json", "--limit", "1")[1])]
+    second = [row["name"] for row in json.loads(run("list", "--json", "--limit", "1", "--after", *first)[1])]
+    assert first < second
+    assert run("list", "--limit", "0")[0] == 2
     assert run("list", "--text", "nothing")[1] == f"no block of {world.bank.path} is such\n"
 
 
@@ -1215,3 +1219,14 @@ def test_a_terminal_gets_a_table_of_its_width_and_no_colour_where_none_is_wanted
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
     assert max(len(line.rstrip("\r")) for line in text.split("\n")) <= 60
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]", shown.decode())
+
+
+def test_a_checkout_of_a_version_of_format_1_holds_the_bytes_of_its_digest(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    place = shutil.copytree(Path(__file__).parent / "store" / "golden" / "format_one", tmp_path / "bank")
+    assert run("migrate", "--bank", str(place))[0] == 0
+    code, told, _ = run("checkout", "--bank", str(place), "finance@1", str(tmp_path / "out"))
+    found = Bank(place).find("finance@1").digest
+    assert code == 0 and found[:12] in told
+    assert hashlib.sha256((tmp_path / "out" / "manifest.json").read_bytes()).hexdigest() == found

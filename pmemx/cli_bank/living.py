@@ -14,7 +14,7 @@ def add_verbs(verbs: Verbs) -> None:
     for name, run, sentence in (
         ("archive", _archive, "take a block out of selection"),
         ("unarchive", _unarchive, "bring an archived or merged block back into selection"),
-        ("freeze", _freeze, "forbid every change of a block until it is thawed"),
+        ("freeze", _freeze, "forbid every change of a block that may be chosen, until it is thawed"),
         ("thaw", _thaw, "end a freeze: the block is again what it was before"),
     ):
         parser = verbs.add(name, run, sentence)

@@ -14,8 +14,8 @@ from pmemx.exit_codes import DONE
 
 if TYPE_CHECKING:
     from pmemx.core.card_diff import Change
-    from pmemx.core.event import Event
     from pmemx.store.bank import Bank
+    from pmemx.store.journal import Entry
 
 _TOLD_APART = ("card", "bundle", "provenance", "parts", "from", "token")
 """Details of an entry that are too long for a line; --json has them."""
@@ -30,6 +30,10 @@ def add_verbs(verbs: Verbs) -> None:
         default=[],
         metavar="FIELD=VALUE",
         help='only where a field of the card, "name", "tag" or "extra.<field>" has that value; may be said again',
+    )
+    listing.add_argument("--limit", type=int, help="at most so many lines (default: all)")
+    listing.add_argument(
+        "--after", default="", metavar="NAME", help="only what comes after this block, for the next page"
     )
     listing.add_argument("--text", default="", help="only where a name, a domain or a base's name contains this")
     listing.add_argument(
@@ -75,7 +79,8 @@ def _list(options: argparse.Namespace) -> int:
     states = [State(state) for state in options.state or State if options.state or state != State.EXPIRED]
     where = _conditions(options)
     with bank.ledger.reading() as now:
-        found = catalogue.listing(now, states=states, where=where, text=options.text)
+        after = bank.full(options.after) if options.after else None
+        found = catalogue.listing(now, states=states, where=where, text=options.text, after=after, limit=options.limit)
     if options.json:
         print_json([_row(line) for line in found])
     elif found:
@@ -207,7 +212,7 @@ def _audit(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _entry(entry: "Event") -> dict[str, Any]:
+def _entry(entry: "Entry") -> dict[str, Any]:
     return {
         "entry": entry.seq,
         "time": entry.time.isoformat(),
@@ -220,13 +225,13 @@ def _entry(entry: "Event") -> dict[str, Any]:
     }
 
 
-def _about(entry: "Event") -> str:
+def _about(entry: "Entry") -> str:
     from pmemx.store.catalogue import full_name
 
     return full_name(entry.namespace, entry.name) if entry.name else ""
 
 
-def _brief(entry: "Event") -> str:
+def _brief(entry: "Entry") -> str:
     said = {key: value for key, value in entry.detail.items() if key not in _TOLD_APART and value not in (None, "")}
     texts = {key: str(value) for key, value in said.items()}
     return ", ".join(f"{key}={text if len(text) <= 60 else text[:12] + '…'}" for key, text in texts.items())

@@ -74,14 +74,14 @@ def _add_copying(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from pmemx.exchange.leaving import blocks_to_leave
     from pmemx.export.peft import PeftExport
+    from pmemx.store.leaving import leave
 
     bank = open_existing(options)
     wanted = options.references or list(bank.names())
-    blocks = blocks_to_leave(bank, wanted, redacted=options.redact, to=str(options.folder))
+    leaving = leave(bank, wanted, redacted=options.redact, to=str(options.folder))
     try:
-        paths = PeftExport(portable=options.portable).export(blocks, options.folder)
+        paths = PeftExport(portable=options.portable).export([one.block for one in leaving], options.folder)
     except OSError as error:
         raise _unwritable(options.folder, error) from error
     if options.sign:
@@ -101,22 +101,20 @@ def _export(options: argparse.Namespace) -> int:
 def _checkout(options: argparse.Namespace) -> int:
     from pmemx.core.atomic import write_whole
     from pmemx.core.peft_folder import write_peft_folder
-    from pmemx.exchange.leaving import blocks_to_leave
-    from pmemx.store.block_bytes import encode
+    from pmemx.store.leaving import leave
     from pmemx.store.signature import MANIFEST
 
     bank = open_existing(options)
-    (block,) = blocks_to_leave(bank, [options.reference], redacted=options.redact, to=str(options.folder))
-    manifest, _ = encode(block)
+    (one,) = leave(bank, [options.reference], redacted=options.redact, to=str(options.folder))
     try:
-        folder = write_peft_folder(block, options.folder)
-        write_whole(folder / MANIFEST, manifest.encode())
+        folder = write_peft_folder(one.block, options.folder)
+        write_whole(folder / MANIFEST, one.encoded)
     except OSError as error:
         raise _unwritable(options.folder, error) from error
     if options.json:
-        print_json({"folder": str(folder), "digest": manifest.digest})
+        print_json({"folder": str(folder), "digest": one.digest})
     else:
-        print_line(f"{folder} holds version {manifest.digest[:12]}")
+        print_line(f"{folder} holds version {one.digest[:12]}")
     return DONE
 
 

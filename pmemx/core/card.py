@@ -1,12 +1,15 @@
 """What a block is and where it comes from, readable without torch."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 from pmemx.core.errors import ConfigError
+
+LONGEST = 1e11
+"""Seconds that a card may ask for, some 3000 years: whatever is added to today is still a date."""
+HIGHEST_PRIORITY = 2**31 - 1
 
 
 class SemanticType(StrEnum):
@@ -81,12 +84,15 @@ class BlockCard:
         _check_word(self, "sensitivity", tuple(Sensitivity))
         for name in ("ttl", "half_life"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and (isinstance(value, bool) or not 0 < value <= LONGEST):
                 raise ConfigError(
-                    f"card {self.name!r}: {name} is {value}; give a number of seconds above 0, or None for never"
+                    f"card {self.name!r}: {name} is {value}; "
+                    f"give a number of seconds above 0 and at most {LONGEST:g}, or None for never"
                 )
-        if self.priority < 0:
-            raise ConfigError(f"card {self.name!r}: priority is {self.priority}; the least is 0")
+        if isinstance(self.priority, bool) or not 0 <= self.priority <= HIGHEST_PRIORITY:
+            raise ConfigError(
+                f"card {self.name!r}: priority is {self.priority}; the least is 0, the highest {HIGHEST_PRIORITY}"
+            )
         if clash := sorted(self.extra.keys() & {item.name for item in fields(self)}):
             raise ConfigError(f"card {self.name!r}: extra holds {clash[0]!r}, which is a field of every card; set that")
 

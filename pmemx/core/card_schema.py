@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pmemx.core.card import Origin, SemanticType, Sensitivity
+from pmemx.core.card import HIGHEST_PRIORITY, LONGEST, Origin, SemanticType, Sensitivity
 from pmemx.core.lifecycle import State
 
 STANDING = "standing"
@@ -23,7 +23,7 @@ def _or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seconds(what: str) -> dict[str, Any]:
-    return {"type": ["number", "null"], "exclusiveMinimum": 0, "description": what}
+    return {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": LONGEST, "description": what}
 
 
 def _told(schema: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -46,7 +46,7 @@ _CARD: dict[str, Any] = {
     "origin": {"enum": ["", *Origin], "description": "Which way it came into being, empty where unsaid."},
     "sources": _told(_TEXTS, "Ids of what it was made from."),
     "sensitivity": {"enum": [*Sensitivity], "description": "Who may see it, and whether it may leave its bank."},
-    "priority": _told(_COUNT, "The higher, the longer it is kept."),
+    "priority": _told({**_COUNT, "maximum": HIGHEST_PRIORITY}, "The higher, the longer it is kept."),
     "ttl": _seconds("Seconds from its commit until it expires, null for never."),
     "half_life": _seconds("Seconds without a use in which its worth halves, null for no decay."),
     "embedding": {"type": "array", "items": {"type": "number"}, "description": "A vector by which it may be found."},

@@ -7,6 +7,7 @@ Clock = Callable[[], datetime]
 """Now, with a time zone."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def system_clock() -> datetime:
@@ -20,5 +21,5 @@ def to_microseconds(moment: datetime) -> int:
 
 
 def from_microseconds(count: int) -> datetime:
-    """The inverse of to_microseconds, in UTC."""
-    return _EPOCH + timedelta(microseconds=count)
+    """The inverse of to_microseconds, in UTC; of what no calendar reaches, the first or the last moment of the years 1 to 9999."""
+    return _EPOCH + timedelta(microseconds=min(max(count, to_microseconds(_FIRST)), to_microseconds(_LAST)))

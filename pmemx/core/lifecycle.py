@@ -56,7 +56,8 @@ _MOVES: Mapping[Trigger, tuple[frozenset[State], frozenset[State]]] = MappingPro
         Trigger.MERGE: (_LIVE, frozenset({State.MERGED})),
         Trigger.ARCHIVE: (_LIVE | {State.MERGED}, frozenset({State.ARCHIVED})),
         Trigger.RESTORE: (frozenset({State.MERGED, State.ARCHIVED}), frozenset({State.GENERATED, State.ACTIVATED})),
-        Trigger.FREEZE: (_KEPT, frozenset({State.FROZEN})),
+        # Whatever is frozen may be chosen, so that only what may be chosen is frozen.
+        Trigger.FREEZE: (_LIVE, frozenset({State.FROZEN})),
         Trigger.THAW: (frozenset({State.FROZEN}), _KEPT),
         Trigger.EXPIRE: (frozenset({State.ARCHIVED}), frozenset({State.EXPIRED})),
         Trigger.TTL: (_LIVE | {State.MERGED}, frozenset({State.ARCHIVED})),

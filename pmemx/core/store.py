@@ -1,6 +1,7 @@
 """The interface of a bank on disk: immutable versions under names, with tags that move."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from pmemx.core.block import CapabilityBlock
 from pmemx.core.card import Version
@@ -25,6 +26,14 @@ class Store(ABC):
         """The block behind a reference; base, where given, is the fingerprint that its card must carry.
 
         Raises UnknownBlock, CorruptBlock when the bytes are not those that were put, IncompatibleBlock for another base.
+        """
+
+    @abstractmethod
+    def leave(self, references: Iterable[str], *, redacted: bool = False, to: str = "files") -> list[CapabilityBlock]:
+        """Blocks to be written outside the store, each of which is noted as having left it.
+
+        redacted: with cards that tell nothing of their making. to: where, for whoever reads the note. Raises
+        AccessDenied for what may not leave in that form, and as get does; nothing is noted then.
         """
 
     @abstractmethod

@@ -16,10 +16,10 @@ class Bound:
     judged: "interval" asks the pessimistic end of the 95 % interval, the high one for at_most and the low one for
     at_least, so that what few questions tell does not pass, and a figure without an interval refuses. "value" asks the
     value alone, however few questions it rests on. n and clusters are told and count only through the interval.
-    relative: the limits hold for the figure minus that of the version that the tag points at now. The interval of that
-    difference joins both intervals by square-and-add (Zou and Donner 2008, doi:10.1002/sim.3095) as if they were
-    independent; on the same questions it is too wide, which errs towards refusing. While the tag points at nothing, a
-    relative bound asks only that the figure was measured.
+    relative: the limits hold for the figure minus that of the version that the tag points at, or pointed at last. The
+    interval of that difference joins both intervals by square-and-add (Zou and Donner 2008, doi:10.1002/sim.3095) as if they were
+    independent; on the same questions it is too wide, which errs towards refusing. While the tag
+    pointed at no other version yet, a relative bound asks only that the figure was measured.
     """
 
     metric: str
@@ -66,8 +66,8 @@ class Verdict:
 def judge(policy: TagPolicy, candidate: Mapping[str, Figure], current: Mapping[str, Figure] | None = None) -> Verdict:
     """Whether a version with the candidate's figures meets every bound.
 
-    current: figures of the version that the tag points at now, None where there is none. What was not measured, and NaN,
-    refuses.
+    current: figures of the version that the tag points at, or pointed at last, None where there is none. What was not
+    measured, and NaN, refuses.
     """
     found = [_judged(bound, candidate.get(bound.metric), current) for bound in policy.bounds]
     return Verdict(all(met for met, _ in found), tuple(line for _, line in found))

@@ -162,7 +162,9 @@ def opened_repository(place: str | Path, *, revision: str | None = None, token: 
                 found = snapshot_download(repo_id, revision=revision, token=token, allow_patterns=[f"{BANK}/*"])
             folder = Path(str(found))
         if not (folder / BANK / LEDGER_FILE).is_file():
-            raise StorageError(f"{place} has no {BANK}/{LEDGER_FILE}; pmemx push makes repositories that have one")
+            raise StorageError(
+                f"{place} has no {BANK}/{LEDGER_FILE}; `pmemx bank push` makes repositories that have one"
+            )
         copied = Path(scratch) / BANK
         shutil.copytree(folder / BANK, copied)
         held = Bank(copied, principal=_PUBLISHER)

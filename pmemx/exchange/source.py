@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pmemx.core.errors import ConfigError, StorageError
 from pmemx.exchange.hub import HUB, opened_repository
 from pmemx.store.bank import LEDGER_FILE, Bank
+from pmemx.store.shown import shown
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -27,7 +28,11 @@ def opened(source: str, reader: Bank) -> Iterator[Bank]:
             yield held
         return
     place, _, database = source.partition("|")
-    if not database and not (Path(place) / LEDGER_FILE).is_file():
+    try:
+        there = bool(database) or (Path(place) / LEDGER_FILE).is_file()
+    except OSError as error:
+        raise StorageError(f"{place} cannot be a bank ({error}); check the path") from error
+    if not there:
         raise StorageError(f"there is no bank at {place} (no {LEDGER_FILE}); check the path, or mount its disk")
     yield Bank(place, database, principal=reader.ledger.principal, clock=reader.clock)
 
@@ -35,17 +40,17 @@ def opened(source: str, reader: Bank) -> Iterator[Bank]:
 def checked_source(source: str) -> str:
     """The source in the form in which it may be kept: a folder by its whole path.
 
-    Raises ConfigError for a URL with a password, which would stay in the journal for good, and for a URL of objects
+    Raises ConfigError for a URL with a password, which would stay in the journal for good, for a path that cannot be, and for a URL of objects
     without the database that knows what they are.
     """
     if source.startswith(HUB):
         return source
     place, _, database = source.partition("|")
     for url in (place, database):
-        if _URL.match(url) and urlsplit(url).password:
+        if _URL.match(url) and _has_password(url):
             raise ConfigError(
-                f"the source {urlsplit(url).hostname} comes with a password, which a journal would keep for good; give it by "
-                "the environment (PGPASSWORD, AWS_PROFILE, ...)"
+                f"the source {shown(url).partition('?')[0]} comes with a password, which a journal would keep for good; "
+                "give it by the environment (PGPASSWORD, AWS_PROFILE, ...)"
             )
     if _URL.match(place):
         if not database:
@@ -53,4 +58,17 @@ def checked_source(source: str) -> str:
         return source
     if not place.strip():
         raise ConfigError(f"{source!r} names no bank; give a folder, PLACE|DATABASE or {HUB}owner/name")
-    return f"{Path(place).resolve()}|{database}" if database else str(Path(place).resolve())
+    try:
+        folder = Path(place).resolve()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{place!r} cannot be the path of a bank ({error}); give another") from error
+    return f"{folder}|{database}" if database else str(folder)
+
+
+def _has_password(url: str) -> bool:
+    """In front of the host, or among what is asked of it, in any spelling."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.password) or any("password" in key.lower() for key, _ in parse_qsl(parts.query))
+    except ValueError as error:
+        raise ConfigError(f"the source {shown(url)} is no URL ({error}); correct it") from error

@@ -1,7 +1,6 @@
 """Copying a block with its history from one bank to another: the one act behind pull and push."""
 
-import math
-import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,21 +8,29 @@ from typing import Any
 
 from pmemx.core.access import Permission
 from pmemx.core.card import Version
-from pmemx.core.errors import ConfigError, CorruptBlock, Diverged, IncompatibleBlock, UnknownBlock
+from pmemx.core.errors import ConfigError, CorruptBlock, Diverged, IllegalTransition, IncompatibleBlock, UnknownBlock
 from pmemx.core.event import Action, Event
 from pmemx.core.lifecycle import State, check_open
 from pmemx.core.metric import Figure
+from pmemx.core.objects import Objects
 from pmemx.core.redaction import REDACTED, is_redacted
-from pmemx.exchange.leaving import Parcel, note, parcel, permit
 from pmemx.store import catalogue, changes, exchanged
 from pmemx.store.bank import Bank
+from pmemx.store.catalogue import Found
 from pmemx.store.engine import is_server
 from pmemx.store.exchanged import Signature
+from pmemx.store.leaving import Parcel, note, parcel, permit
 from pmemx.store.ledger import Transaction
+from pmemx.store.local_objects import LocalObjects
 from pmemx.store.manifest import Manifest
 from pmemx.store.projection import block_id
 from pmemx.store.protection import roll_back_unfit
 from pmemx.store.references import LATEST, Name, check_name, check_namespace, check_tag
+from pmemx.store.shown import shown
+from pmemx.store.tiered_objects import TieredObjects
+
+_MOST = 2**31 - 1
+"""What a count in a ledger may be."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,10 @@ class Transfer:
 
 @dataclass(frozen=True)
 class _Offer:
-    """What a bank has to give, from one look at it."""
+    """What a bank has to give, from one look at it. called: what the target's journal may tell of the name."""
 
     name: Name
+    called: str
     parcels: tuple[Parcel, ...]
     expires: Mapping[int, int]
     tags: Mapping[str, int]
@@ -94,13 +102,14 @@ def copy(
     digests and without signatures. base: the fingerprint that the card must carry. to: what the source's journal calls
     the target, by default its path. Principals and grants stay where they are, and so does the state of the block.
 
-    The target's history must be the beginning of the source's, or go on from it; otherwise Diverged is raised. Objects are
-    whole in their place before one transaction makes all of it visible: a copy that is interrupted leaves nothing to be
-    seen, and is repeated. Within one bank, from namespace to namespace, nothing leaves, so that sensitivity is not asked.
+    The target's history must be the beginning of the source's, or go on from it; otherwise Diverged is raised.
+    Neither may have expired and begun again. Objects are whole in their place before one transaction makes all of it
+    visible: a copy that is interrupted leaves nothing to be seen, and is repeated. Within one bank, from namespace to
+    namespace, nothing leaves, so that sensitivity is not asked.
 
     Raises AccessDenied, CorruptBlock, IncompatibleBlock, IllegalTransition, UnknownBlock, ConfigError, StorageError.
     """
-    inside = _location(source) == _location(target)
+    inside = _same(source, target)
     offer = _offer(source, reference, tags, redacted=redacted, inside=inside)
     asked = offer.parcels[-1]
     card = asked.found.version.card
@@ -123,7 +132,7 @@ def copy(
     if fresh and not inside:
         leaving = [one.original for one in fresh]
         there = {"bank": target.ledger.bank_id(), "name": str(name)}
-        note(source, leaving, to=to or _shown(target.path), redacted=redacted, detail=there)
+        note(source, leaving, to=to or shown(str(target.path)), redacted=redacted, detail=there)
     manifests = {one.found.version.number: _put(source, target, one) for one in fresh}
     with target.ledger.writing() as now:
         now.require(Permission.WRITE, name)
@@ -140,21 +149,29 @@ def copy(
         return _transfer(now, name, offer, plan)
 
 
+def _same(one: Bank, other: Bank) -> bool:
+    """Whether two are one bank: a ledger may be opened beside any folder, and what is put there has left the bank."""
+    return _location(one) == _location(other) and _place(one.objects) == _place(other.objects)
+
+
 def _location(bank: Bank) -> str:
     """Where a bank's ledger is, the same for every way to write its path."""
     place = bank.ledger.location
     return place if is_server(place) else str(Path(place).resolve())
 
 
-def _shown(path: str | Path) -> str:
-    """A place without its password, which a journal would keep for good."""
-    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", str(path))
+def _place(objects: Objects) -> Objects:
+    """Where objects are, the same for every way to write a path."""
+    if isinstance(objects, TieredObjects):
+        return TieredObjects(_place(objects.warm), _place(objects.cold))
+    return LocalObjects(objects.path.resolve()) if isinstance(objects, LocalObjects) else objects
 
 
 def _offer(source: Bank, reference: str, tags: Sequence[str] | None, *, redacted: bool, inside: bool) -> _Offer:
     with source.ledger.reading() as now:
         asked = catalogue.resolve(now, reference)
         history = catalogue.history(now, asked.full)[: asked.version.number]
+        _check_one_life(now, asked.block, history)
         if not inside:
             permit(now, history, redacted=redacted)
         wanted = _wanted(asked.full, asked.version.number, catalogue.pointers(now, asked.block), tags)
@@ -169,7 +186,14 @@ def _offer(source: Bank, reference: str, tags: Sequence[str] | None, *, redacted
     scores = {_first_told(entry): _score(entry, figures_only=redacted) for entry in entries}
     scores = {entry: detail for entry, detail in scores.items() if detail["number"] <= asked.version.number}
     return _Offer(
-        asked.full, parcels, expires, wanted, scores, tuple(one for one in signed if one.digest in kept), origin
+        asked.full,
+        asked.full.name if redacted else str(asked.full),  # a namespace names a person or a team
+        parcels,
+        expires,
+        wanted,
+        scores,
+        tuple(one for one in signed if one.digest in kept),
+        origin,
     )
 
 
@@ -203,13 +227,19 @@ def _score(entry: Event, *, figures_only: bool) -> dict[str, Any]:
     try:
         figures = {metric: vars(Figure(**figure)) for metric, figure in detail["scores"].items()}
         number = int(detail["number"])
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
+    except (TypeError, AttributeError, KeyError, ValueError, OverflowError) as error:
         raise CorruptBlock(f"entry {entry.seq} of the source's journal holds no scores ({error}); verify it") from error
     values = (value for figure in figures.values() for value in figure.values() if value is not None)
-    odd = [value for value in values if not (isinstance(value, int | float) and math.isfinite(value))]
+    # Compared, since an integer may be too large for a float.
+    odd = [value for value in values if not (isinstance(value, int | float) and abs(value) <= sys.float_info.max)]
     if odd:
         raise CorruptBlock(
-            f"entry {entry.seq} of the source's journal scores {odd[0]!r}, which is no finite number; verify it"
+            f"entry {entry.seq} of the source's journal scores {odd[0]!r:.40}, which is no finite number; verify it"
+        )
+    counts = (number, *(figure[field] for figure in figures.values() for field in ("n", "clusters")))
+    if odd := [count for count in counts if not (isinstance(count, int) and 0 <= count <= _MOST)]:
+        raise CorruptBlock(
+            f"entry {entry.seq} of the source's journal counts {odd[0]!r:.40}, which is no number from 0 to {_MOST}; verify it"
         )
     rest = {} if figures_only else dict(detail)
     told = {"entry": _first_told(entry), "at": entry.at}
@@ -222,7 +252,9 @@ def _plan(now: Transaction, name: Name, offer: _Offer) -> _Plan:
     if block is None:
         return _Plan(0, offer.tags, offer.scores, offer.signatures)
     _check_no_tombstone(now, name, block)
-    mine = [found.version for found in catalogue.history(now, name)]
+    held = catalogue.history(now, name)
+    _check_one_life(now, block, held)
+    mine = [found.version for found in held]
     for version, digest in zip(mine, offer.digests, strict=False):
         if version.digest != digest:
             raise Diverged(
@@ -245,6 +277,17 @@ def _check_no_tombstone(now: Transaction, name: Name, block: int) -> None:
     state = catalogue.state_of(now, block)
     if state is State.EXPIRED:
         check_open(str(name), state, "a pull")
+
+
+def _check_one_life(now: Transaction, block: int, history: Sequence[Found]) -> None:
+    """Raises IllegalTransition for a block that expired and began again: of what it was before no bytes may be left."""
+    former = [found for found in history if found.seq <= catalogue.last_expiry(now, block)]
+    if former:
+        last = former[-1]
+        raise IllegalTransition(
+            f"{last.full} expired after version {last.version.number} and began again, and a history is copied whole or "
+            "not at all; put its present version under another name, whose history begins there, and copy that"
+        )
 
 
 def _redaction(mine: Version, offer: _Offer) -> str:
@@ -277,9 +320,9 @@ def _tell(now: Transaction, name: Name, offer: _Offer, plan: _Plan) -> None:
         figures = {metric: Figure(**figure) for metric, figure in detail["scores"].items()}
         roll_back_unfit(now, catalogue.at_number(now, block, detail["number"]), figures)
     for tag, number in plan.tags.items():
-        changes.tag(now, catalogue.at_number(now, block, number), tag, reason=f"copied from {offer.name}")
+        changes.tag(now, catalogue.at_number(now, block, number), tag, reason=f"copied from {offer.called}")
     told = {
-        "from": offer.origin | {"name": str(offer.name), "number": len(offer.parcels)},
+        "from": offer.origin | {"name": offer.called, "number": len(offer.parcels)},
         "digests": list(offer.digests[plan.held :]),
         "tags": dict(plan.tags),
         "scores": len(plan.scores),

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pmemx.core.access import Permission
 from pmemx.core.card_json import card_values
 from pmemx.core.errors import ConfigError
-from pmemx.core.event import Action, Event
+from pmemx.core.event import Action
 from pmemx.core.lifecycle import State
 from pmemx.core.metric import Figure
 from pmemx.page.words import iso
@@ -16,7 +16,7 @@ from pmemx.store import catalogue
 from pmemx.store.bank import Bank
 from pmemx.store.catalogue import Found, Listing
 from pmemx.store.evaluations import Evaluations
-from pmemx.store.journal import Journal
+from pmemx.store.journal import Entry, Journal
 from pmemx.store.ledger import NOW, Transaction
 from pmemx.store.life import Life
 from pmemx.store.lineage import Lineage, lineage_of
@@ -191,21 +191,18 @@ def figures(scores: Mapping[str, Figure]) -> Json:
     return {metric: asdict(figure) for metric, figure in sorted(scores.items())}
 
 
-def entry(event: Event) -> Json:
-    """An entry of the journal in JSON types; of the digest of a secret, only whether there is one."""
-    detail = dict(event.detail)
-    if event.action == Action.ENROL:
-        detail["token"] = bool(detail["token"])
+def entry(event: Entry) -> Json:
+    """An entry of the journal in JSON types."""
     return _who(event) | {
         "action": event.action,
         "namespace": event.namespace,
         "name": catalogue.full_name(event.namespace, event.name) if event.name else "",
-        "detail": detail,
+        "detail": dict(event.detail),
         "hash": event.hash,
     }
 
 
-def _who(event: Event) -> Json:
+def _who(event: Entry) -> Json:
     return {"entry": event.seq, "time": iso(event.at), "principal": event.principal}
 
 

@@ -10,7 +10,7 @@ from pmemx.stage.bank import course_digests
 
 @dataclass(frozen=True, kw_only=True)
 class ExportStage(Stage):
-    """One folder an expert, under <run>/<folder>."""
+    """One folder an expert, under <run>/<folder>. Raises AccessDenied for an expert that may not leave the store."""
 
     store: Store
     exporter: Exporter
@@ -18,6 +18,7 @@ class ExportStage(Stage):
 
     def run(self, workspace: Workspace) -> dict[str, float]:
         """The number of folders written."""
-        blocks = [self.store.get(versions[-1]) for versions in course_digests(workspace.folder, "experts").values()]
-        paths = self.exporter.export(blocks, workspace.folder / self.folder)
+        digests = [versions[-1] for versions in course_digests(workspace.folder, "experts").values()]
+        folder = workspace.folder / self.folder
+        paths = self.exporter.export(self.store.leave(digests, to=str(folder)), folder)
         return {"folders": float(len(paths))}

@@ -9,7 +9,7 @@ from pathlib import Path
 from pmemx.core.adapter import Adapter
 from pmemx.core.base_model import BaseModel, LoadedBase
 from pmemx.core.block import BlockCard, CapabilityBlock
-from pmemx.core.card import Origin, SemanticType
+from pmemx.core.card import Origin, SemanticType, Sensitivity
 from pmemx.core.digest import digest
 from pmemx.core.distill import Distill, Locality
 from pmemx.core.domain import Domain
@@ -187,6 +187,9 @@ def _train_phase(
         sources=tuple(dict.fromkeys(document.id for domain in domains for document in domain.documents)),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         parents=() if before is None else (before.digest,),
+        # What is trained further holds what it was: who may see it, and on what conditions, goes on.
+        licence=before.card.licence if before is not None else "",
+        sensitivity=before.card.sensitivity if before is not None else Sensitivity.INTERNAL.value,
         recipe={
             "digest": identity,
             "objective": type(module.objective).__name__,

@@ -1,7 +1,6 @@
 """Answers in a bank's journal: what produced each, and in which a version took part."""
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pmemx.store import catalogue, schema
 from pmemx.store.bank import Bank
 from pmemx.store.catalogue import Found
 from pmemx.store.ledger import Transaction
-from pmemx.store.life import note_use
+from pmemx.store.life import MOST_RELEVANCE, note_use
 from pmemx.store.references import Name, split_namespace
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -66,8 +65,8 @@ class Answers:
         was noted already adds nothing. Raises AccessDenied without EXECUTE on every block (on the bank's namespace where
         there is none), UnknownBlock for a version that the bank does not hold, ConfigError.
         """
-        if not (math.isfinite(relevance) and relevance >= 0):
-            raise ConfigError(f"the relevance of an answer is {relevance}; give a number of at least 0")
+        if not 0 <= relevance <= MOST_RELEVANCE:
+            raise ConfigError(f"the relevance of an answer is {relevance}; give a number from 0 to {MOST_RELEVANCE:g}")
         answer = provenance.id
         with self.bank.ledger.writing() as now:
             if not provenance.shares:
@@ -87,14 +86,14 @@ class Answers:
     def trace(self, answer: str) -> Traced:
         """Which versions of which blocks produced an answer, by its id or the beginning of one.
 
-        Raises UnknownAnswer, AccessDenied without READ on every block (on the bank's namespace where there is none),
+        Raises UnknownAnswer, also without READ on every block (on the bank's namespace where there is none), and
         CorruptBlock when what the bank holds is not what the id stands for.
         """
         with self.bank.ledger.reading() as now:
             row = _row(now, answer)
             parts = tuple(_parts(now, row.id))
-            for name in [split_namespace(part.name) for part in parts] or [Name(self.bank.namespace, "")]:
-                now.require(Permission.READ, name)
+            if not self._readable(now, parts):
+                raise _no_answer(answer)
         return _traced(row, parts)
 
     def by_block(self, reference: str, *, limit: int = 100) -> tuple[str, ...]:
@@ -115,12 +114,15 @@ class Answers:
         with self.bank.ledger.reading() as now:
             for row in now.connection.execute(query.where(rows.c.seq <= now.moment)).all():
                 parts = tuple(_parts(now, row.id))
-                names = [split_namespace(part.name) for part in parts] or [Name(self.bank.namespace, "")]
-                if all(now.identity.decide(Permission.READ, name).allowed for name in names):
+                if self._readable(now, parts):
                     traced.append(_traced(row, parts))
                 if len(traced) >= limit:
                     break
         return tuple(traced)
+
+    def _readable(self, now: Transaction, parts: Sequence[Part]) -> bool:
+        names = [split_namespace(part.name) for part in parts] or [Name(self.bank.namespace, "")]
+        return all(now.identity.decide(Permission.READ, name).allowed for name in names)
 
     def _append(
         self, now: Transaction, provenance: Provenance, served: Sequence[tuple[Found, float]], relevance: float
@@ -147,7 +149,7 @@ def _served(now: Transaction, share: Share) -> Found:
             f"{share.block!r} was served as version {share.version!r}, which is no digest of a version in the bank; "
             f"load it into the model with the digest as its version"
         )
-    named = split_namespace(share.block)
+    named = split_namespace(share.block, now.home)
     same = [found for found in catalogue.with_digest(now, share.version) if found.full == named]
     if same and catalogue.state_of(now, same[-1].block) is not State.EXPIRED:
         now.require(Permission.EXECUTE, named, sensitivity=same[-1].version.card.sensitivity)
@@ -164,10 +166,15 @@ def _row(now: Transaction, prefix: str) -> Row:
         .limit(2)
     )
     found = now.connection.execute(query).all() if _PREFIX.fullmatch(prefix) else []
-    if len(found) != 1:
-        many = "several answers begin" if found else "no answer that was noted begins"
-        raise UnknownAnswer(f"{many} with {prefix!r}; give all 64 digits of an id")
+    if not found:
+        raise _no_answer(prefix)
+    if len(found) > 1:
+        raise UnknownAnswer(f"several answers begin with {prefix!r}; give all 64 digits of an id")
     return found[0]
+
+
+def _no_answer(prefix: str) -> UnknownAnswer:
+    return UnknownAnswer(f"no answer that was noted begins with {prefix!r}; give all 64 digits of an id")
 
 
 def _traced(row: Row, parts: tuple[Part, ...]) -> Traced:

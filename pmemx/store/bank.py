@@ -5,6 +5,7 @@ lifecycle, access, snapshots and the rest each have a class of their own that ta
 """
 
 import getpass
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,8 @@ from pathlib import Path
 from pmemx.core.access import Permission
 from pmemx.core.card import Version
 from pmemx.core.clock import Clock, system_clock
-from pmemx.core.errors import CorruptBlock
+from pmemx.core.errors import ConfigError, CorruptBlock
 from pmemx.core.event import Action
-from pmemx.core.lifecycle import SELECTABLE
 from pmemx.core.objects import Objects
 from pmemx.store import catalogue, changes
 from pmemx.store.catalogue import Found, full_name
@@ -52,6 +52,10 @@ class Bank:
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
+        if not 0 <= self.moment <= NOW:
+            raise ConfigError(
+                f"the moment of a bank is an entry of its journal, 0 or more, and no journal has {self.moment}"
+            )
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -62,7 +66,7 @@ class Bank:
     @cached_property
     def any_ledger(self) -> Ledger:
         """The same, whatever format the bank is of: for bringing it to that of today."""
-        who = self.principal or os.environ.get("PMEMX_PRINCIPAL", "") or getpass.getuser()
+        who = self.principal or os.environ.get("PMEMX_PRINCIPAL", "") or _system_user()
         token = self.token or os.environ.get("PMEMX_TOKEN", "")
         location = self.database or str(Path(self.path) / LEDGER_FILE)
         return Ledger(location, who, token, self.clock, self.moment, self.namespace)
@@ -99,10 +103,8 @@ class Bank:
     def names(self) -> tuple[str, ...]:
         """References to the blocks that may be chosen: readable, generated, activated or frozen, and not past their TTL."""
         with self.ledger.reading() as now:
-            time = now.now
-            lines = catalogue.listing(now, states=SELECTABLE)
-        alive = (line for line in lines if line.expires > time or line.state == "frozen")
-        return tuple(sorted(full_name(line.namespace, line.name, self.namespace) for line in alive))
+            found = catalogue.selectable(now, time=now.now)
+        return tuple(sorted(full_name(namespace, name, self.namespace) for namespace, name in found))
 
     def history(self, name: str) -> tuple[Version, ...]:
         """Versions of a block, oldest first."""
@@ -148,6 +150,11 @@ class Bank:
         """
         name = name or Name(self.namespace, manifest.card.name)
         check_name(name.name)
+        if (len(weights), hashlib.sha256(weights).hexdigest()) != (manifest.size, manifest.weights):
+            raise CorruptBlock(
+                f"the weights of {name} are {len(weights)} bytes of other content than the {manifest.size} that its manifest "
+                "names; encode the block again"
+            )
         encoded = manifest.encode()
         with self.ledger.reading() as now:
             now.require(Permission.WRITE, name)
@@ -172,7 +179,10 @@ class Bank:
             raise CorruptBlock(f"manifest {found.version.digest[:12]} of {found.full}: {error}") from error
 
     def read(self, reference: str) -> tuple[Found, Manifest, bytes]:
-        """A version, its manifest and its weights as bytes. Where the bank knows principals, the journal notes it."""
+        """A version, its manifest and its weights as bytes. Where the bank knows principals, the journal notes it.
+
+        A read of the past is noted in the present.
+        """
         found = self.found(reference)
         return found, *self.read_found(found)
 
@@ -181,12 +191,19 @@ class Bank:
         manifest = self.manifest_of(found)
         weights = self.objects.get(manifest.weights)
         with self.ledger.reading() as now:
-            noted = now.identity.governed and self.moment == NOW
-        if noted:
-            with self.ledger.writing() as now:
+            governed = now.identity.governed
+        if governed:
+            with replace(self.ledger, moment=NOW).writing() as now:
                 now.append(Action.READ, found.full, {"number": found.version.number, "digest": found.version.digest})
         return manifest, weights
 
     def reference(self, version: Version) -> str:
         """The reference that means this very version, for whoever reads it: a block may be called "law@1" too."""
         return f"{full_name(version.namespace, version.name, self.namespace)}@{version.number}"
+
+
+def _system_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        return f"uid-{os.getuid()}"

@@ -2,9 +2,9 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import JSON, ColumnElement, Row, Select, Table, Text, and_, cast, func, or_, select
 
@@ -12,15 +12,20 @@ from pmemx.core.access import EVERYTHING, PERMISSIONS, Permission
 from pmemx.core.canonical import canonical_json
 from pmemx.core.card import Version
 from pmemx.core.card_json import FIELDS, card_from
-from pmemx.core.errors import AccessDenied, ConfigError, UnknownBlock
-from pmemx.core.lifecycle import State
+from pmemx.core.errors import ConfigError, UnknownBlock
+from pmemx.core.lifecycle import SELECTABLE, State
 from pmemx.core.metric import Figure
 from pmemx.store import schema
 from pmemx.store.ledger import Transaction, readable_time
 from pmemx.store.projection import FACETS, block_id
 from pmemx.store.references import LATEST, SHARED, Name, looks_like_digest, split_namespace
 
+_Query = TypeVar("_Query", bound=Select)
 _V, _B, _T, _S, _U = schema.versions, schema.blocks, schema.tags, schema.states, schema.uses
+
+
+# Up to so many blocks a list asks for the tags and uses of these, above for all.
+_FEW = 500
 
 
 class Listing(NamedTuple):
@@ -94,22 +99,22 @@ def resolve(now: Transaction, reference: str, permission: Permission = Permissio
         return _numbered(now, name, block, which, permission)
     if looks_like_digest(reference):
         return _by_digest(now, reference, permission)
-    raise _unknown(now, split_namespace(front if at else reference, now.home))
+    raise _unknown(now, split_namespace(front if at else reference, now.home), permission)
 
 
 def numbered(now: Transaction, name: Name, number: int, permission: Permission = Permission.READ) -> Found:
     """The version of a block with that number. Raises UnknownBlock, AccessDenied."""
     block = _born(now, name)
     if block is None:
-        raise _unknown(now, name)
-    return _numbered(now, name, block, str(number), permission)
+        raise _unknown(now, name, permission)
+    return _numbered(now, name, block, number, permission)
 
 
 def block_of(now: Transaction, name: Name, permission: Permission = Permission.READ) -> int:
     """The key of a block's row. Raises UnknownBlock, AccessDenied."""
     block = _born(now, name)
     if block is None:
-        raise _unknown(now, name)
+        raise _unknown(now, name, permission)
     latest = _version_row(now, block, number_behind(now, block, LATEST))
     now.require(permission, name, sensitivity=latest.sensitivity)
     return block
@@ -130,7 +135,7 @@ def sensitivity_of(now: Transaction, name: Name) -> str:
     """The sensitivity of a block's latest version, whoever asks. Raises UnknownBlock."""
     block = _born(now, name)
     if block is None:
-        raise _unknown(now, name)
+        raise _unknown(now, name, Permission.READ)
     return _version_row(now, block, number_behind(now, block, LATEST)).sensitivity
 
 
@@ -156,6 +161,16 @@ def number_behind(now: Transaction, block: int, tag: str) -> int:
     return now.connection.execute(query).scalar() or 0
 
 
+def living(moment: int) -> ColumnElement[bool]:
+    """Whether a row of versions is of the life that its block had at a moment: made by then, but not before it last expired."""
+    return and_(_V.c.seq <= moment, _V.c.seq > _expiry(moment, _V.c.block).correlate(_V).scalar_subquery())
+
+
+def last_expiry(now: Transaction, block: int) -> int:
+    """The entry at which a block last expired, 0 where it never did: of versions before it only the history is left."""
+    return now.connection.execute(_expiry(now.moment, block)).scalar_one()
+
+
 def state_of(now: Transaction, block: int) -> State:
     """The state of a block."""
     query = select(_S.c.state).where(_S.c.block == block, _held(now, _S))
@@ -168,12 +183,14 @@ def listing(
     states: Iterable[State] | None = None,
     where: Mapping[str, str] | None = None,
     text: str = "",
+    after: Name | None = None,
+    limit: int | None = None,
 ) -> list[Listing]:
     """Latest versions that the principal may read, by namespace and name.
 
     states: only blocks in these. where: values by field of the card ("domain", "licence", "extra.team"), or "namespace",
-    "tag" or "name". text: what a name, a domain or a base's name must contain, whatever the case.
-    Raises ConfigError for a field that no card has.
+    "tag" or "name". text: what a name, a domain or a base's name must contain, whatever the case. after, limit: a page,
+    of so many lines after that block. Raises ConfigError for a field that no card has.
     """
     query = (
         select(
@@ -194,6 +211,9 @@ def listing(
             query = query.where(_B.c.id.in_(tagged))
         elif column is not None:
             query = query.where(column == value)
+            if path in ("domain", "base"):
+                # Said twice, so that a database without statistics begins with these few and not with every latest version.
+                query = query.where(_B.c.id.in_(select(_V.c.block).where(column == value)))
         else:
             query = query.where(_in_card(now, path, value))
     if text:
@@ -201,13 +221,29 @@ def listing(
         query = query.where(
             or_(*(column.ilike(pattern, escape="!") for column in (_B.c.name, _V.c.domain, _V.c.base_name)))
         )
-    tags, uses = _tags_by_version(now), _uses_by_block(now)
-    found = [
-        Listing._make((*line, *uses.get(block, (0, 0)), tags.get((block, line[2]), ())))
-        for *line, block in now.connection.execute(query)
-    ]
+    if limit is not None and not 1 <= limit < 2**31:
+        raise ConfigError(f"a page has at least 1 line, got {limit}; give a larger limit, or none for all")
+    if after is not None or limit is not None:
+        query = _page(now, query, after, limit)
+    rows = now.connection.execute(query).all()
+    few = [block for *_, block in rows] if len(rows) <= _FEW else None
+    tags, uses = _tags_by_version(now, few), _uses_by_block(now, few)
+    found = [Listing._make((*line, *uses.get(block, (0, 0)), tags.get((block, line[2]), ()))) for *line, block in rows]
     found.sort()  # by namespace and name, which no two have in common
     return found
+
+
+def selectable(now: Transaction, *, time: int) -> list[tuple[str, str]]:
+    """Namespace and name of the blocks that the principal may read and a router may choose; time: for their TTL."""
+    query = (
+        select(_B.c.namespace, _B.c.name)
+        .join(_T, and_(_T.c.block == _B.c.id, _T.c.tag == LATEST, _held(now, _T)))
+        .join(_V, and_(_V.c.block == _B.c.id, _V.c.number == _T.c.number))
+        .join(_S, and_(_S.c.block == _B.c.id, _held(now, _S)))
+        .where(_S.c.state.in_([state.value for state in SELECTABLE]))
+        .where(or_(_V.c.expires > time, _S.c.state == State.FROZEN.value))
+    )
+    return [(namespace, name) for namespace, name in now.connection.execute(_restricted(query, now))]
 
 
 def scores(now: Transaction, block: int, number: int) -> dict[str, Figure]:
@@ -249,28 +285,41 @@ def with_digest(now: Transaction, digest: str) -> list[Found]:
     return [_found(row) for row in now.connection.execute(_restricted(query, now))]
 
 
+def _page(now: Transaction, query: Select[Any], after: Name | None, limit: int | None) -> Select[Any]:
+    # By code points, as SQLite and Python sort; PostgreSQL would ask the language of its database.
+    server = now.connection.dialect.name == "postgresql"
+    space, name = (column.collate("C") if server else column for column in (_B.c.namespace, _B.c.name))
+    if after is not None:
+        later = and_(space == after.namespace, name > after.name)
+        query = query.where(or_(space > after.namespace, later))
+    return query.order_by(space, name).limit(limit)
+
+
 def _born(now: Transaction, name: Name) -> int | None:
     block = block_id(now.connection, name.namespace, name.name)
     return block if block is not None and block <= now.moment else None
 
 
-def _numbered(now: Transaction, name: Name, block: int, which: str, permission: Permission) -> Found:
+def _numbered(now: Transaction, name: Name, block: int, which: str | int, permission: Permission) -> Found:
     known = pointers(now, block)
     count = known[LATEST]
-    number = int(which) if which.isdecimal() and len(which) < 10 else known.get(which, 0)
+    if isinstance(which, int):
+        number = which
+    else:
+        number = int(which) if which.isdecimal() and len(which) < 10 else known.get(which, 0)
     exists = 1 <= number <= count
     row = _version_row(now, block, number if exists else count)
     now.require(permission, name, sensitivity=row.sensitivity)
     if not exists:
         tags = sorted(known.keys() - {LATEST})
         listed = f" and tags {', '.join(tags)}" if tags else ""
-        raise UnknownBlock(f"{str(name)!r} has versions 1 to {count}{listed}, but no {which!r}; name one of them")
+        raise UnknownBlock(f"{str(name)!r} has versions 1 to {count}{listed}, but no {str(which)!r}; name one of them")
     return _alive(now, _found(row))
 
 
 def _by_digest(now: Transaction, prefix: str, permission: Permission) -> Found:
     query = _select_versions().where(_V.c.digest >= prefix, _V.c.digest < prefix + "g", _V.c.seq <= now.moment)
-    found = [_found(row) for row in now.connection.execute(query.order_by(_V.c.seq))]
+    found = [_found(row) for row in now.connection.execute(_restricted(query, now).order_by(_V.c.seq))]
     digests = {one.version.digest for one in found}
     if len(digests) != 1:
         many = f"{len(digests)} versions begin" if digests else "no version begins"
@@ -279,26 +328,36 @@ def _by_digest(now: Transaction, prefix: str, permission: Permission) -> Found:
     allowed = [one for one, decision in zip(found, decisions, strict=True) if decision.allowed]
     if not allowed:
         decisions[-1].enforce()
-    return _alive(now, allowed[-1])
+    alive = [one for one in allowed if one.seq > last_expiry(now, one.block)]
+    return _alive(now, (alive or allowed)[-1])
 
 
 def _alive(now: Transaction, found: Found) -> Found:
+    seq = last_expiry(now, found.block)
+    if found.seq > seq:
+        return found
+    journal = schema.journal
+    entry = now.connection.execute(select(journal.c.at, journal.c.principal).where(journal.c.seq == seq)).one()
+    expired = f"expired at {readable_time(entry.at)} (entry {seq}, by {entry.principal})"
     if state_of(now, found.block) is State.EXPIRED:
-        since = select(_S.c.since).where(_S.c.block == found.block, _held(now, _S))
-        seq = now.connection.execute(since).scalar_one()
-        journal = schema.journal
-        entry = now.connection.execute(select(journal.c.at, journal.c.principal).where(journal.c.seq == seq)).one()
         raise UnknownBlock(
-            f"block {found.full} expired at {readable_time(entry.at)} (entry {seq}, by {entry.principal}); "
+            f"block {found.full} {expired}; "
             "only this tombstone is left; commit a new version under its name to begin again"
         )
-    return found
+    raise UnknownBlock(
+        f"version {found.version.number} of {found.full} belongs to a life that {expired}; name a version made since"
+    )
 
 
-def _unknown(now: Transaction, name: Name) -> Exception:
-    if now.identity.governed and not (decision := now.identity.decide(Permission.READ, name)).allowed:
+def _expiry(moment: int, block: int | ColumnElement[int]) -> Select[Any]:
+    expired = and_(_S.c.block == block, _S.c.state == State.EXPIRED.value, _S.c.since <= moment)
+    return select(func.coalesce(func.max(_S.c.since), 0)).where(expired)
+
+
+def _unknown(now: Transaction, name: Name, permission: Permission) -> Exception:
+    if not now.identity.decide(Permission.READ, name).allowed:
         # Whoever may not read a name is not told whether it exists.
-        return AccessDenied(f"{now.identity.principal!r} may not read {name}: {decision.reason}")
+        now.require(permission, name)
     names = [full_name(line.namespace, line.name, now.home) for line in listing(now)]
     near = difflib.get_close_matches(full_name(name.namespace, name.name, now.home), names, n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the bank holds {len(names)} blocks"
@@ -323,21 +382,24 @@ def _held(now: Transaction, rows: Table) -> ColumnElement[bool]:
     return and_(rows.c.since <= now.moment, rows.c.until > now.moment)
 
 
-def _restricted(query: Select[Any], now: Transaction) -> Select[Any]:
+def _restricted(query: _Query, now: Transaction) -> _Query:
     """Only what the principal may read."""
     identity = now.identity
     if not identity.governed:
         return query
-    scopes = {grant.scope for grant in identity.grants if Permission.READ in PERMISSIONS[grant.role]}
     if not identity.known or identity.revoked:
         return query.where(_B.c.id < 0)
-    if EVERYTHING in scopes:
+    roles = [role for role, gives in PERMISSIONS.items() if Permission.READ in gives]
+    if any(grant.scope == EVERYTHING and grant.role in roles for grant in identity.grants):
         return query
-    blocks = [split_namespace(scope) for scope in sorted(scopes) if "/" in scope]
-    spaces = sorted(scope for scope in scopes if "/" not in scope)
-    allowed = [_B.c.namespace.in_([*spaces, f"user:{identity.principal}"])]
-    allowed += [and_(_B.c.namespace == name.namespace, _B.c.name == name.name) for name in blocks]
-    return query.where(or_(*allowed))
+    # Asked of the table, since a principal may have more grants than a statement takes values.
+    held = schema.grants
+    scopes = select(held.c.scope).where(
+        held.c.principal == identity.principal, held.c.until == schema.NEVER, held.c.role.in_(roles)
+    )
+    own = _B.c.namespace == f"user:{identity.principal}"
+    full = _B.c.namespace + "/" + _B.c.name
+    return query.where(or_(own, _B.c.namespace.in_(scopes), full.in_(scopes)))
 
 
 def _column(path: str) -> ColumnElement[Any] | None:
@@ -357,34 +419,40 @@ def _in_card(now: Transaction, path: str, value: str) -> ColumnElement[bool]:
     """Whether a field of the card is that text, or has it as its JSON. A field that a card lacks is null."""
     keys = path.removeprefix("extra.").split(".")
     words = {canonical_json(value), value}
+    if any('"' in key for key in keys):
+        raise ConfigError(
+            f"a search cannot ask for {path!r}, a field with a double quote in its name; rename the field"
+        )
     if now.connection.dialect.name == "postgresql":
         found: ColumnElement[Any] = cast(_V.c.card, JSON)
         for key in keys:
             found = found.op("->")(cast(key, Text))
         return func.coalesce(cast(found, Text), "null").in_(words)
-    if any('"' in key for key in keys):
-        raise ConfigError(
-            f"a search cannot ask for {path!r}, a field with a double quote in its name; rename the field"
-        )
     # Asked for twice, because SQLite gives two values as the JSON that they are in the card, and one as it likes.
     place = "$" + "".join(f'."{key}"' for key in keys)
     return func.json_extract(_V.c.card, place, place).in_([f"[{word},{word}]" for word in words])
 
 
-def _tags_by_version(now: Transaction) -> dict[tuple[int, int], tuple[str, ...]]:
-    """Tags by block and number."""
+def _tags_by_version(now: Transaction, blocks: Sequence[int] | None) -> dict[tuple[int, int], tuple[str, ...]]:
+    """Tags by block and number; of those blocks, or of all."""
     # Not "!=", for which no database uses an index.
     others = or_(_T.c.tag < LATEST, _T.c.tag > LATEST)
     query = select(_T.c.block, _T.c.number, _T.c.tag).where(others, _held(now, _T))
+    if blocks is not None:
+        query = query.where(_T.c.block.in_(blocks))
     found: dict[tuple[int, int], tuple[str, ...]] = {}
     for block, number, tag in now.connection.execute(query):
         found[block, number] = (*found.get((block, number), ()), tag)
     return {version: tuple(sorted(tags)) for version, tags in found.items()}
 
 
-def _uses_by_block(now: Transaction) -> dict[int, tuple[int, int]]:
+def _uses_by_block(now: Transaction, blocks: Sequence[int] | None) -> dict[int, tuple[int, int]]:
+    """Uses and the last of them by block; of those blocks, or of all."""
+    query = select(_U.c.block, _U.c.count, _U.c.last)
+    if blocks is not None:
+        query = query.where(_U.c.block.in_(blocks))
     found: dict[int, tuple[int, int]] = {}
-    for block, count, last in now.connection.execute(select(_U.c.block, _U.c.count, _U.c.last)):
+    for block, count, last in now.connection.execute(query):
         before, earlier = found.get(block, (0, 0))
         found[block] = (before + count, max(earlier, last))
     return found

@@ -1,21 +1,24 @@
 """Changes to a ledger: commits, tags, moves through life. Each asks permission, asks the state, and adds an entry."""
 
+import json
 import uuid
 from collections.abc import Mapping
 from typing import Any
+
+from sqlalchemy import select
 
 from pmemx.core.access import Permission
 from pmemx.core.card_json import card_values
 from pmemx.core.errors import Diverged
 from pmemx.core.event import Action
 from pmemx.core.lifecycle import State, Trigger, check_move, check_open
-from pmemx.store import catalogue
+from pmemx.store import catalogue, schema
 from pmemx.store.catalogue import Found
 from pmemx.store.ledger import Transaction
 from pmemx.store.manifest import Manifest
 from pmemx.store.projection import block_id
 from pmemx.store.protection import require_fit
-from pmemx.store.references import Name, check_name, check_namespace, check_tag
+from pmemx.store.references import LATEST, Name, check_name, check_namespace, check_tag
 from pmemx.store.schema import NEVER
 
 
@@ -28,11 +31,13 @@ def commit(
     after: int | None = None,
     restores: int | None = None,
     digest: str = "",
+    expires: int = NEVER,
 ) -> Found:
     """Add a version, unless the latest has its digest already. Its objects must be in the store.
 
-    digest: of the manifest as it is stored, where an older pmemx wrote it; empty for one that this pmemx writes. after: the number that the latest version must have, 0 for a new name. Raises Diverged when another has, AccessDenied,
-    IllegalTransition for a frozen block, ConfigError for a name that cannot be shown.
+    digest: of the manifest as it is stored, where an older pmemx wrote it; empty for one that this pmemx writes. after:
+    the number that the latest version must have, 0 for a new name. expires: as for adopt. Raises Diverged when another
+    has, AccessDenied, IllegalTransition for a frozen block, ConfigError for a name that cannot be shown.
     """
     check_namespace(name.namespace)
     check_name(name.name)
@@ -49,7 +54,7 @@ def commit(
     # Of an expired block only a tombstone is left: the same bytes begin its new life as any others do.
     if latest and latest.version.digest == digest and state is not State.EXPIRED:
         return latest
-    return _add(now, name, state, number + 1, manifest, digest, message=message, restores=restores)
+    return _add(now, name, state, number + 1, manifest, digest, message=message, restores=restores, expires=expires)
 
 
 def adopt(now: Transaction, name: Name, copied: Found, manifest: Manifest, *, message: str, expires: int) -> Found:
@@ -130,18 +135,37 @@ def untag(now: Transaction, found: Found, tag: str, *, reason: str = "") -> None
 
 
 def move(now: Transaction, name: Name, to: State, trigger: Trigger, detail: Mapping[str, Any] | None = None) -> None:
-    """Move a block through its life. Who may, is the caller's to ask. Raises IllegalTransition."""
+    """Move a block through its life; one that expires loses its tags. Who may, is the caller's to ask.
+
+    Raises IllegalTransition.
+    """
     block = block_id(now.connection, name.namespace, name.name)
     assert block is not None
     before = catalogue.state_of(now, block)
     check_move(str(name), before, to, trigger)
+    if to is State.EXPIRED:
+        for tag in sorted(catalogue.pointers(now, block).keys() - {LATEST}):
+            now.append(Action.UNTAG, name, {"tag": tag, "reason": "the block expires"})
     now.append(Action.MOVE, name, {"from": before.value, "to": to.value, "trigger": trigger.value, **(detail or {})})
 
 
 def roll_back(now: Transaction, found: Found, manifest: Manifest, *, message: str = "") -> Found:
-    """Add a latest version with the bytes of an earlier one, unless the latest has them."""
+    """Add a latest version with the bytes of an earlier one, unless the latest has them.
+
+    What was copied from another bank expires when its original does, however often it is restored.
+    """
     version = found.version
-    return commit(now, found.full, manifest, message=message, restores=version.number, digest=version.digest)
+    expires = _bound(now, found)
+    return commit(
+        now, found.full, manifest, message=message, restores=version.number, digest=version.digest, expires=expires
+    )
+
+
+def _bound(now: Transaction, found: Found) -> int:
+    """When the original of a version that was copied expires, far away for any other."""
+    rows = schema.journal
+    detail = now.connection.execute(select(rows.c.detail).where(rows.c.seq == found.seq)).scalar_one()
+    return json.loads(detail).get("expires", NEVER)
 
 
 def _open_for(now: Transaction, found: Found, change: str) -> None:

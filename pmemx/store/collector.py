@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from pmemx.core.access import Permission
 from pmemx.core.event import Action
-from pmemx.core.lifecycle import State
-from pmemx.store import schema
+from pmemx.store import catalogue, schema
 from pmemx.store.bank import Bank
-from pmemx.store.ledger import Transaction
+from pmemx.store.ledger import NOW, Transaction
 
 DAY = 86_400.0
 
@@ -27,7 +26,7 @@ class Garbage:
 
 @dataclass(frozen=True)
 class Collector:
-    """Finds objects that belong to expired blocks alone and to no snapshot, and what crashed writers left.
+    """Finds objects of lives that expired, which no living version and no snapshot shows, and what crashed writers left.
 
     grace: seconds for which an object that no version names is left alone: somebody may be about to commit it.
     """
@@ -57,18 +56,10 @@ class Collector:
         return found
 
     def _garbage(self, now: Transaction) -> Iterator[Garbage]:
-        rows = schema.versions
-        named = now.connection.execute(select(rows.c.block, rows.c.seq, rows.c.digest, rows.c.weights)).all()
-        expired = _expired_at(now, schema.NEVER - 1)
-        shows = _moments(now)
-        dead = {moment: _expired_at(now, moment) for moment in shows}
+        known = _digests(now)
         kept: set[str] = set()
-        known: set[str] = set()
-        for row in named:
-            known |= {row.digest, row.weights}
-            pinned = any(row.seq <= moment and row.block not in dead[moment] for moment in shows)
-            if row.block not in expired or pinned:
-                kept |= {row.digest, row.weights}
+        for moment in (NOW, *_moments(now)):
+            kept |= _digests(now, catalogue.living(moment))
         old = now.clock() - timedelta(seconds=self.grace)
         for item in self.bank.objects.listing():
             if item.sha256 in kept:
@@ -87,12 +78,10 @@ UNNAMED = "no version names it"
 UNFINISHED = "a write that was not finished"
 
 
-def _expired_at(now: Transaction, moment: int) -> frozenset[int]:
-    rows = schema.states
-    query = select(rows.c.block).where(
-        rows.c.state == State.EXPIRED.value, rows.c.since <= moment, rows.c.until > moment
-    )
-    return frozenset(now.connection.execute(query).scalars())
+def _digests(now: Transaction, *where: ColumnElement[bool]) -> set[str]:
+    """Digests of the objects of versions, of all or of those for which something holds."""
+    query = select(schema.versions.c.digest, schema.versions.c.weights).where(*where)
+    return {digest for row in now.connection.execute(query) for digest in row}
 
 
 def _moments(now: Transaction) -> list[int]:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from pmemx.core.errors import ConfigError, StorageError
 from pmemx.store import schema
+from pmemx.store.shown import shown
 
 BUSY_SECONDS = 60.0
 """How long a writer waits for the one before it."""
@@ -112,15 +113,6 @@ def _prepared(connection: Connection, location: str) -> bool:
             f"run `pmemx bank migrate`, or upgrade pmemx where that says the ledger is newer"
         )
     return bool(found)
-
-
-def shown(location: str) -> str:
-    """A location without its password."""
-    if not is_server(location):
-        return location
-    from sqlalchemy import make_url
-
-    return make_url(location).render_as_string(hide_password=True)
 
 
 def server_engine(location: str) -> Engine:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from pmemx.core.errors import CorruptBlock
 from pmemx.core.event import Action, Event
 from pmemx.store import schema
 from pmemx.store.ledger import Transaction, to_event
@@ -47,7 +48,7 @@ def expiries(now: Transaction, block: int) -> dict[int, int]:
 
 
 def evaluations(now: Transaction, name: Name) -> list[Event]:
-    """The entries that recorded scores of a block, oldest first."""
+    """The entries that recorded scores of a block, oldest first. Raises CorruptBlock for one that cannot be read."""
     rows = schema.journal
     query = select(rows).where(
         rows.c.namespace == name.namespace,
@@ -55,7 +56,10 @@ def evaluations(now: Transaction, name: Name) -> list[Event]:
         rows.c.action == Action.EVALUATE.value,
         rows.c.seq <= now.moment,
     )
-    return [to_event(row) for row in now.connection.execute(query.order_by(rows.c.seq))]
+    try:
+        return [to_event(row) for row in now.connection.execute(query.order_by(rows.c.seq))]
+    except (ValueError, RecursionError) as error:
+        raise CorruptBlock(f"the journal of {name} holds what is no entry ({error!s:.100}); verify the bank") from error
 
 
 def signatures(now: Transaction, digests: Iterable[str]) -> list[Signature]:

@@ -1,5 +1,6 @@
 """The store that stages put blocks into and get them from: a governed bank, with tensors."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from pmemx.core.store import Store
 from pmemx.store.bank import Bank
 from pmemx.store.block_bytes import decode, encode
 from pmemx.store.evaluations import Evaluations
+from pmemx.store.leaving import leave
 from pmemx.store.ledger import NOW
 from pmemx.store.references import SHARED
 from pmemx.store.verification import findings
@@ -50,6 +52,10 @@ class GovernedStore(Store):
     def get(self, reference: str, *, base: str | None = None) -> CapabilityBlock:
         """See Store.get."""
         return load(self.bank, reference, base=base)
+
+    def leave(self, references: Iterable[str], *, redacted: bool = False, to: str = "files") -> list[CapabilityBlock]:
+        """See Store.leave. Raises IllegalTransition for what is past its TTL."""
+        return [one.block for one in leave(self.bank, references, redacted=redacted, to=to)]
 
     def find(self, reference: str) -> Version:
         """See Store.find."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from threading import get_ident
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
@@ -22,6 +23,7 @@ from pmemx.core.event import GENESIS, Action, Event
 from pmemx.store import engine, schema
 from pmemx.store.projection import project
 from pmemx.store.references import SHARED, Name
+from pmemx.store.shown import shown
 
 NOW = schema.NEVER - 1
 """The moment of a ledger that shows its present."""
@@ -55,6 +57,15 @@ class Identity:
         if self.governed and not self.known:
             return Decision(False, request, "the bank does not know this principal; an owner may enrol them")
         return decide(request, self.grants, governed=self.governed, revoked=self.revoked)
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """What anybody is told of a principal: whether the bank has members, knows this one, and asks them for a token."""
+
+    governed: bool
+    known: bool
+    guarded: bool
 
 
 _LAST = (
@@ -91,8 +102,8 @@ class Transaction:
 
     @property
     def head(self) -> tuple[int, str]:
-        """seq and hash of the last entry; (0, GENESIS) before the first."""
-        row = self.connection.execute(_LAST).one_or_none()
+        """seq and hash of the last entry that is seen; (0, GENESIS) before the first."""
+        row = self.connection.execute(_LAST.where(schema.journal.c.seq <= self.moment)).one_or_none()
         return (row.seq, row.hash) if row else (0, GENESIS)
 
     def require(
@@ -131,9 +142,10 @@ class Transaction:
         return event
 
 
-# The transaction that is open for writing in this thread, by process (a fork must not use its parent's connection) and
-# the ledger's location: verbs inside one join it.
-_open: ContextVar[Mapping[tuple[int, str], Transaction] | None] = ContextVar("open transactions", default=None)
+# The transactions that are open for writing: verbs inside one join it. By process, since a fork must not use its parent's
+# connection, by thread, since a copied context may run in another one, and by the ledger's location.
+_Place = tuple[int, int, str]
+_open: ContextVar[Mapping[_Place, Transaction] | None] = ContextVar("open transactions", default=None)
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,9 @@ class Ledger:
     def reading(self) -> Iterator[Transaction]:
         """A look at one state of the ledger. Raises StorageError, AccessDenied."""
         if outer := self._joined():
-            yield replace(outer, moment=self.moment, home=self.home)
+            # Asked again: what was done before in this transaction may have changed who they are.
+            who = self._identity(outer.connection)
+            yield replace(outer, identity=who, moment=self.moment, home=self.home)
             return
         try:
             with engine.reading(self.location) as connection:
@@ -175,14 +189,14 @@ class Ledger:
         self._check_present()
         if outer := self._joined():
             with outer.connection.begin_nested():
-                yield replace(outer, home=self.home)
+                yield replace(outer, identity=self._identity(outer.connection), home=self.home)
             return
         try:
             with engine.writing(self.location) as connection:
-                _found(connection, self.clock)
+                give_id(connection, self.clock)
                 who = self._identity(connection)
                 transaction = Transaction(connection, who, self.clock, NOW, self.home, writable=True)
-                mark = _open.set({**(_open.get() or {}), (os.getpid(), self.location): transaction})
+                mark = _open.set({**(_open.get() or {}), self._place: transaction})
                 try:
                     yield transaction
                 finally:
@@ -212,25 +226,35 @@ class Ledger:
             self._note(Action.DENIED, error)
             raise
 
-    def claimed(self) -> Identity:
-        """What the bank knows of the principal, whatever their token: for a page that must first ask who is there."""
+    def claimed(self) -> Claimed:
+        """What the bank says of the principal, whatever their token: for a page that must first ask who is there."""
         with engine.reading(self.location) as connection:
-            return identify(connection, self.principal)
+            who = identify(connection, self.principal)
+        return Claimed(who.governed, who.known, who.guarded)
 
     def bank_id(self) -> str:
         """The bank's own id, 32 hexadecimal digits; empty before its first entry."""
         with self.reading() as now:
             return now.connection.execute(select(schema.bank.c.id)).scalar() or ""
 
+    @property
+    def _place(self) -> _Place:
+        # One file may be spelled in many ways.
+        location = self.location if engine.is_server(self.location) else os.path.realpath(self.location)
+        return os.getpid(), get_ident(), location
+
     def _check_present(self) -> None:
         if self.moment != NOW:
             raise StorageError(
-                f"this shows {engine.shown(self.location)} as of entry {self.moment} and refuses changes; open the bank itself"
+                f"this shows {shown(self.location)} as of entry {self.moment} and refuses changes; open the bank itself"
             )
 
     def _joined(self) -> Transaction | None:
-        outer = (_open.get() or {}).get((os.getpid(), self.location))
-        if outer and outer.identity.principal != self.principal:
+        outer = (_open.get() or {}).get(self._place)
+        # A context that was copied inside a transaction may outlive it.
+        if outer is None or outer.connection.closed:
+            return None
+        if outer.identity.principal != self.principal:
             raise ConfigError(
                 f"{self.principal!r} acts inside a transaction of {outer.identity.principal!r}; end that one first"
             )
@@ -276,8 +300,8 @@ def token_digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _found(connection: Connection, clock: Clock) -> None:
-    """Give a new bank its id."""
+def give_id(connection: Connection, clock: Clock) -> None:
+    """Give a bank that has none its id."""
     if connection.execute(select(schema.bank.c.id)).first() is None:
         connection.execute(insert(schema.bank), {"id": uuid.uuid4().hex, "created": to_microseconds(clock())})
 

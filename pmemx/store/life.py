@@ -16,6 +16,10 @@ from pmemx.store.catalogue import Found, Listing
 from pmemx.store.ledger import Transaction
 from pmemx.store.references import Name
 
+MOST_RELEVANCE = 1e6
+"""Of one use. Sums of any number of uses stay finite, on every database."""
+_MOST_USES = 2**31
+
 
 @dataclass(frozen=True)
 class Keeping:
@@ -70,9 +74,10 @@ class Life:
             return catalogue.state_of(now, catalogue.block_of(now, self.bank.full(name)))
 
     def use(self, reference: str, *, count: int = 1, relevance: float = 1.0) -> None:
-        """Note that a version served; what was generated becomes activated. Raises AccessDenied without EXECUTE."""
-        if count < 1 or not math.isfinite(relevance):
-            raise ConfigError(f"a use counts at least once with a finite relevance, got {count} and {relevance}")
+        """Note that a version served; what was generated becomes activated. relevance: of one use, 0 to 1e6.
+
+        Raises AccessDenied without EXECUTE, ConfigError.
+        """
         with self.bank.ledger.writing() as now:
             note_use(now, catalogue.resolve(now, reference, Permission.EXECUTE), count=count, relevance=relevance)
 
@@ -88,7 +93,10 @@ class Life:
             changes.move(now, self.bank.full(name), state, Trigger.RESTORE, {"reason": reason})
 
     def freeze(self, name: str, *, reason: str = "") -> None:
-        """Forbid every change until it is thawed. Asks ADMINISTER, as thaw does."""
+        """Forbid every change of a generated or activated block, which stays in selection, until it is thawed.
+
+        Asks ADMINISTER, as thaw does.
+        """
         self._move(name, State.FROZEN, Trigger.FREEZE, Permission.ADMINISTER, reason)
 
     def thaw(self, name: str, *, reason: str = "") -> None:
@@ -187,13 +195,17 @@ class Life:
             .join(journal, journal.c.seq == rows.c.since)
             .join(schema.blocks, schema.blocks.c.id == rows.c.block)
             .where(schema.blocks.c.namespace == name.namespace, schema.blocks.c.name == name.name)
-            .where(rows.c.until == schema.NEVER)
+            .where(rows.c.since <= now.moment, rows.c.until > now.moment)
         )
         return now.connection.execute(query).one()
 
 
 def note_use(now: Transaction, found: Found, *, count: int, relevance: float) -> None:
-    """Count uses of a version inside a transaction; relevance is of one use."""
+    """Count uses of a version inside a transaction; relevance is of one use, 0 to 1e6. Raises ConfigError."""
+    if not 1 <= count < _MOST_USES:
+        raise ConfigError(f"a use counts 1 to {_MOST_USES - 1} times at once, got {count}; note it in parts")
+    if not 0 <= relevance <= MOST_RELEVANCE:
+        raise ConfigError(f"the relevance of a use is {relevance}; give a number from 0 to {MOST_RELEVANCE:g}")
     detail = {"number": found.version.number, "count": count, "relevance": relevance * count}
     now.append(Action.USE, found.full, detail)
     if catalogue.state_of(now, found.block) is State.GENERATED:

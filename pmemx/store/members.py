@@ -39,7 +39,8 @@ class Members:
     def enrol(self, principal: str, *, token: str = "", role: Role | None = None, scope: str = EVERYTHING) -> None:
         """Make a principal known, or known again, with a role where one is given. Asks ADMINISTER on the bank.
 
-        token: a secret that they must show from now on. The first member must own everything, or nobody could enrol more.
+        token: a secret that they must show from now on. Without one a member keeps theirs; to take it away, revoke them
+        first. The first member must own everything, or nobody could enrol more.
         """
         if not _PRINCIPAL.fullmatch(principal):
             raise ConfigError(f"a principal is a word of letters, digits and .@+-_, got {principal!r}; choose another")
@@ -50,7 +51,7 @@ class Members:
                     f"the first member must own everything, or nobody could enrol others; "
                     f"enrol {principal!r} as {Role.OWNER.value} of {EVERYTHING!r}"
                 )
-            secret = token_digest(token) if token else ""
+            secret = token_digest(token) if token else _token_of(now, principal)
             now.append(Action.ENROL, None, {"principal": principal, "token": secret})
             if role is not None:
                 self._grant(now, Grant(principal, role, scope))
@@ -108,6 +109,9 @@ class Members:
             if not reference:
                 return who.decide(permission, purpose=purpose)
             name = self.bank.full(reference)
+            if not now.identity.decide(Permission.READ, name).allowed:
+                # Whoever may not read a block is told neither its sensitivity nor whether it exists.
+                return who.decide(permission, name, purpose=purpose)
             sensitivity = catalogue.sensitivity_of(now, name)
             return who.decide(permission, name, purpose=purpose, sensitivity=sensitivity)
 
@@ -133,6 +137,13 @@ class Members:
         owners = set(now.connection.execute(query).scalars())
         if owners == {leaving}:
             raise ConfigError(f"{leaving!r} is the last owner of the bank; make another one first")
+
+
+def _token_of(now: Transaction, principal: str) -> str:
+    """The digest of the secret that a member must show; empty where there is none, and for whoever is no member any more."""
+    rows = schema.principals
+    query = select(rows.c.token).where(rows.c.name == principal, rows.c.revoked == schema.NEVER)
+    return now.connection.execute(query).scalar() or ""
 
 
 def _name(scope: str) -> Name | None:

@@ -19,6 +19,7 @@ from pmemx.store.manifest import Manifest
 from pmemx.store.projection import block_id
 from pmemx.store.rebuild import replay
 from pmemx.store.references import SHARED, Name
+from pmemx.store.shown import shown
 
 SCRIPTS = Path(__file__).parent / "migrations"
 """Migrations of a ledger's tables, read by alembic."""
@@ -41,7 +42,7 @@ def migrate(bank: Bank) -> tuple[str, ...]:
         found = engine.revision(connection)
         if not found:
             return ()
-        steps = _steps(found, engine.shown(bank.any_ledger.location))
+        steps = _steps(found, shown(bank.any_ledger.location))
         if steps:
             upgrade(connection)
             replay(connection)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from pmemx.core.errors import PolicyRefused
 from pmemx.core.event import Action
@@ -31,8 +31,9 @@ def require_fit(now: Transaction, found: Found, tag: str) -> None:
     policy = policies(now).get(tag)
     if policy is None:
         return
-    number = catalogue.number_behind(now, found.block, tag)
-    current = catalogue.scores(now, found.block, number) if number else None
+    # Were only the tag's present version asked, taking the tag away first would void every relative bound.
+    number = _last_pointed(now, found.block, tag)
+    current = catalogue.scores(now, found.block, number) if number not in (0, found.version.number) else None
     verdict = judge(policy, catalogue.scores(now, found.block, found.version.number), current)
     if not verdict.allowed:
         raise PolicyRefused(
@@ -52,6 +53,19 @@ def roll_back_unfit(now: Transaction, found: Found, measured: Mapping[str, Figur
         for tag, policy in policies(now).items()
         if (number := _pointed(now, found, tag)) and (reason := _broken(now, found, policy, measured))
     )
+
+
+def _last_pointed(now: Transaction, block: int, tag: str) -> int:
+    """The version of the block's present life that a tag points at, or did when it was taken away, 0 for none."""
+    tags, versions = schema.tags, schema.versions
+    query = (
+        select(tags.c.number)
+        .join(versions, (versions.c.block == tags.c.block) & (versions.c.number == tags.c.number))
+        .where(tags.c.block == block, tags.c.tag == tag, catalogue.living(now.moment))
+        .order_by(tags.c.since.desc())
+        .limit(1)
+    )
+    return now.connection.execute(query).scalar() or 0
 
 
 def _pointed(now: Transaction, found: Found, tag: str) -> int:
@@ -86,15 +100,13 @@ def _leave(now: Transaction, found: Found, tag: str, policy: TagPolicy, number: 
 
 def _newest_fitting(now: Transaction, block: int, tag: str, policy: TagPolicy, before: int) -> int | None:
     """The highest version below `before` that the tag pointed at and whose figures meet every absolute bound."""
-    tags, versions, states = schema.tags, schema.versions, schema.states
-    # What a block held before it expired is gone, whatever the journal tells of it.
-    expired = select(func.max(states.c.since)).where(states.c.block == block, states.c.state == State.EXPIRED.value)
+    tags, versions = schema.tags, schema.versions
     query = (
         select(tags.c.number)
         .distinct()
         .join(versions, (versions.c.block == tags.c.block) & (versions.c.number == tags.c.number))
         .where(tags.c.block == block, tags.c.tag == tag, tags.c.number < before)
-        .where(versions.c.seq > func.coalesce(expired.scalar_subquery(), 0))
+        .where(catalogue.living(now.moment))
         .order_by(tags.c.number.desc())
     )
     numbers = now.connection.execute(query).scalars().all()

@@ -5,32 +5,38 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, Table, inspect, select
 
 from pmemx.core.access import Permission
-from pmemx.core.errors import CorruptBlock, StorageError
+from pmemx.core.errors import ConfigError, CorruptBlock, StorageError
 from pmemx.store import changes, engine, schema
 from pmemx.store.bank import Bank
-from pmemx.store.ledger import to_event
+from pmemx.store.ledger import give_id, to_event
 from pmemx.store.manifest import Manifest
 from pmemx.store.projection import project
-from pmemx.store.references import Name
+from pmemx.store.references import Name, check_name
+from pmemx.store.shown import shown
 from pmemx.store.verification import chain
 
 
 def rebuild(bank: Bank) -> tuple[str, ...]:
     """Make every table again that is projected from the journal; one line per table that was not what it should be.
 
-    All of it is one transaction. The bank's own id is no such table and stays. Asks ADMINISTER, of the tables as the
-    journal tells them. Raises StorageError, and changes nothing, where there is no journal or its chain is broken.
+    All of it is one transaction. The bank's own id stands in no entry: it stays, and where it is lost the bank gets a new
+    one. Asks ADMINISTER, of the tables as the journal tells them. Raises StorageError, and changes nothing, where there is
+    no journal or its chain is broken.
     """
     location = bank.ledger.location
     if not engine.exists(location):
-        raise StorageError(f"there is no ledger {engine.shown(location)} to rebuild; {_SALVAGE}")
+        raise StorageError(f"there is no ledger {shown(location)} to rebuild; {_SALVAGE}")
     with bank.ledger.repairing() as connection:
         if not inspect(connection).has_table(schema.journal.name):
-            raise StorageError(f"the ledger {engine.shown(location)} has no journal; {_SALVAGE}")
+            raise StorageError(f"the ledger {shown(location)} has no journal; {_SALVAGE}")
         before = {table: _rows(connection, table) for table in schema.PROJECTED}
         engine.prepare(connection, location)
         replay(connection)
-        return tuple(_differences(connection, before))
+        schema.bank.create(connection, checkfirst=True)
+        known = connection.execute(select(schema.bank.c.id)).first()
+        give_id(connection, bank.clock)
+        renamed = () if known else (f"{schema.bank.name}: was lost; the bank has a new id",)
+        return (*renamed, *_differences(connection, before))
 
 
 def replay(connection: Connection) -> None:
@@ -47,7 +53,7 @@ def salvage(bank: Bank) -> tuple[str, ...]:
     """Commit anew what the manifests beside a lost ledger tell of; the references of what was committed.
 
     Every whole manifest whose weights are whole becomes a version under the name on its card, in the bank's own
-    namespace, ordered by the card's date of making, then by when the manifest was written. Digests, cards and weights
+    namespace (one that cannot be a name becomes "salvaged <digits of its digest>"), ordered by the card's date of making, then by when the manifest was written. Digests, cards and weights
     are as before. Lost are tags, states, uses, scores, principals and grants, the true order and the times of commits,
     other names than the card's, which versions were rollbacks, and that a block had expired. Raises StorageError for a
     bank whose journal holds anything.
@@ -56,12 +62,12 @@ def salvage(bank: Bank) -> tuple[str, ...]:
         now.require(Permission.ADMINISTER)
         if now.head[0]:
             raise StorageError(
-                f"the ledger {engine.shown(bank.ledger.location)} holds {now.head[0]} entries; "
+                f"the ledger {shown(bank.ledger.location)} holds {now.head[0]} entries; "
                 "salvage is for a lost one: where its tables are damaged, rebuild them (pmemx bank rebuild)"
             )
         found = sorted(_manifests(bank), key=lambda item: item[:3])
         made = [
-            changes.commit(now, Name(bank.namespace, manifest.card.name), manifest, message=_MESSAGE, digest=digest)
+            changes.commit(now, _name(bank, manifest, digest), manifest, message=_MESSAGE, digest=digest)
             for _, _, digest, manifest in found
         ]
         return tuple(bank.reference(one.version) for one in made)
@@ -81,6 +87,14 @@ def _manifests(bank: Bank) -> Iterator[tuple[str, float, str, Manifest]]:
         except CorruptBlock:  # weights, or damaged
             continue
         yield manifest.card.created, item.modified.timestamp(), item.sha256, manifest
+
+
+def _name(bank: Bank, manifest: Manifest, digest: str) -> Name:
+    try:
+        check_name(manifest.card.name)
+    except ConfigError:
+        return Name(bank.namespace, f"salvaged {digest[:12]}")
+    return Name(bank.namespace, manifest.card.name)
 
 
 def _rows(connection: Connection, table: Table) -> set[tuple[object, ...]] | None:

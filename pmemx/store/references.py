@@ -47,8 +47,8 @@ def check_namespace(namespace: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raises ConfigError for a name that cannot be shown or be told from a reference with a namespace."""
-    if not name.strip() or not _printable(name):
+    """Raises ConfigError for a name that cannot be shown or be told from a namespace or a digest."""
+    if not name.strip() or not printable(name):
         raise ConfigError(f"the name of a block must be visible text on one line, got {name!r}; rename it")
     if len(name) > MAX_NAME:
         raise ConfigError(f"the name of a block has at most {MAX_NAME} characters, got {len(name)}; shorten it")
@@ -58,11 +58,13 @@ def check_name(name: str) -> None:
         )
     if split_namespace(name).name != name:
         raise ConfigError(f"the name {name!r} begins like a namespace; give the namespace apart, and rename it")
+    if looks_like_digest(name):
+        raise ConfigError(f"the name {name!r} could be taken for the digest of a version; rename it")
 
 
 def check_tag(tag: str) -> None:
     """Raises ConfigError for a tag that could be taken for something else."""
-    visible = bool(tag.strip()) and _printable(tag) and unicodedata.normalize("NFC", tag) == tag
+    visible = bool(tag.strip()) and printable(tag) and unicodedata.normalize("NFC", tag) == tag
     if not visible or len(tag) > MAX_NAME or "@" in tag or "/" in tag or tag.isdecimal() or tag == LATEST:
         raise ConfigError(
             f"a tag is a word other than {LATEST!r} without '@' and '/', in Unicode's composed form (NFC) and of at most "
@@ -70,7 +72,8 @@ def check_tag(tag: str) -> None:
         )
 
 
-def _printable(text: str) -> bool:
+def printable(text: str) -> bool:
+    """Whether a text can be shown on one line, in its own direction."""
     # Not str.isprintable, which refuses the joiners inside emoji.
     hidden = ("Cc", "Cs", "Zl", "Zp")
     return not any(unicodedata.category(c) in hidden or c in _BIDIRECTIONAL_CONTROLS for c in text)

@@ -1,7 +1,6 @@
 """Immutable bytes in a bucket or on a server that fsspec reaches, in the layout of a local folder."""
 
 import hashlib
-import re
 import secrets
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 from pmemx.core.errors import StorageError
 from pmemx.core.objects import Objects, StoredObject
 from pmemx.store.object_names import check_leftover, checked, leftovers_among, object_name, objects_among
+from pmemx.store.shown import shown
 
 if TYPE_CHECKING:
     import fsspec
@@ -98,7 +98,7 @@ class RemoteObjects(Objects):
     @property
     def _place(self) -> str:
         """The URL without its password, for messages."""
-        return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", self.url).rstrip("/")
+        return shown(self.url).rstrip("/")
 
     def _remove(self, name: str) -> None:
         with self._opened("lets nothing be deleted") as (fs, blobs):

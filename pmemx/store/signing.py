@@ -10,6 +10,7 @@ from pmemx.core.errors import CorruptBlock
 from pmemx.core.event import Action
 from pmemx.store import catalogue, schema
 from pmemx.store.bank import Bank
+from pmemx.store.catalogue import Found
 from pmemx.store.ledger import Transaction
 from pmemx.store.signature import key_id, sign_version, verify_version
 
@@ -25,9 +26,9 @@ class Signing:
 
         Raises CorruptBlock when the two keys are no pair.
         """
-        found, manifest, weights = self.bank.read(reference)
-        bundle = sign_version(manifest.encode(), weights, private_key)
-        verify_version(manifest.encode(), weights, bundle, public_key)
+        found, manifest, weights = self._read(reference)
+        bundle = sign_version(manifest, weights, private_key)
+        verify_version(manifest, weights, bundle, public_key)
         key = key_id(public_key)
         with self.bank.ledger.writing() as now:
             now.require(Permission.WRITE, found.full, sensitivity=found.version.card.sensitivity)
@@ -43,7 +44,7 @@ class Signing:
 
     def verify(self, reference: str, public_key: Path) -> None:
         """Raises CorruptBlock unless that key signed exactly these bytes."""
-        found, manifest, weights = self.bank.read(reference)
+        found, manifest, weights = self._read(reference)
         with self.bank.ledger.reading() as now:
             bundles = bundles_of(now, found.version.digest)
         key = key_id(public_key)
@@ -52,7 +53,12 @@ class Signing:
                 f"{self.bank.reference(found.version)} was not signed by key {key[:12]}; "
                 f"it has signatures of {', '.join(sorted(k[:12] for k in bundles)) or 'nobody'}"
             )
-        verify_version(manifest.encode(), weights, bundles[key], public_key)
+        verify_version(manifest, weights, bundles[key], public_key)
+
+    def _read(self, reference: str) -> tuple[Found, bytes, bytes]:
+        """A version, its manifest and its weights as they are stored: an older pmemx may have encoded them."""
+        found, _, weights = self.bank.read(reference)
+        return found, self.bank.objects.get(found.version.digest), weights
 
 
 def bundles_of(now: Transaction, digest: str) -> dict[str, str]:

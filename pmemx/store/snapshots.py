@@ -14,7 +14,7 @@ from pmemx.store.bank import Bank
 from pmemx.store.catalogue import Listing
 from pmemx.store.journal import Journal
 from pmemx.store.ledger import Transaction
-from pmemx.store.references import LATEST, Name
+from pmemx.store.references import LATEST, Name, printable
 
 Moment = str | int | datetime
 """A snapshot's name, the seq of an entry of the journal, or a time."""
@@ -44,9 +44,9 @@ class Snapshots:
     bank: Bank
 
     def take(self, name: str) -> Snapshot:
-        """Give the present a name. Raises ConfigError when the name is taken."""
-        if not name.strip() or name.isdecimal():
-            raise ConfigError(f"a snapshot's name is a word and no number, got {name!r}; choose another")
+        """Give the present a name. Raises ConfigError when the name is taken, or cannot be shown."""
+        if not name.strip() or name.isdecimal() or not printable(name):
+            raise ConfigError(f"a snapshot's name is visible text on one line, no number, got {name!r}; choose another")
         with self.bank.ledger.writing() as now:
             now.require(Permission.ADMINISTER)
             if name in _held(now):
@@ -89,9 +89,11 @@ class Snapshots:
     def restore(self, to: Moment, *, message: str = "") -> Restored:
         """Bring every block back to what it was: bytes by new versions that restore old ones, tags and states by new entries.
 
-        Blocks that were not there are archived. All of it is one transaction; nothing of the history is lost, so that a
-        restore can be undone by another. Raises IllegalTransition when a frozen block would have to change, CorruptBlock
-        when bytes of then were collected.
+        Blocks that were not there, or had expired, are archived; of one that expired since, what its tags pointed at comes
+        back in versions of their own. All of it is one transaction; nothing of the history is lost, so that a restore can
+        be undone by another. Raises IllegalTransition when a frozen block would have to change, CorruptBlock when bytes of
+        then were collected, and PolicyRefused when a tag was protected since and its version of then does not fit: a
+        restore is an owner's act, who may unprotect the tag first.
         """
         moment = self.moment(to)
         with self.bank.ledger.writing() as now:
@@ -102,7 +104,7 @@ class Snapshots:
             changed, archived = [], []
             for line in catalogue.listing(now):
                 key = (line.namespace, line.name)
-                if key in then:
+                if key in then and then[key].state != State.EXPIRED:
                     if self._bring_back(now, line, then[key], tags[key], message):
                         changed.append(Name(*key))
                 elif State(line.state) in (State.GENERATED, State.ACTIVATED, State.MERGED):
@@ -120,27 +122,43 @@ class Snapshots:
         before = now.head[0]
         block = catalogue.block_of(now, name)
         known = catalogue.pointers(now, block)
-        same = line.digest == then.digest and _without_latest(known) == _without_latest(tags)
+        wanted = {tag: _present(now, block, number) for tag, number in _without_latest(tags).items()}
+        same = line.digest == then.digest and _without_latest(known) == wanted
         if line.state == State.FROZEN and not (same and then.state == State.FROZEN):
             if not same:
                 raise IllegalTransition(f"block {name} is frozen and was another then; thaw it before you restore")
             return False
-        if State(then.state) is State.EXPIRED or (same and line.state == then.state):
+        if same and line.state == then.state:
             return False
+        for number in sorted({number for tag, number in tags.items() if tag != LATEST and not wanted[tag]}):
+            self._again(now, block, number, message)
         if line.digest != then.digest or line.state == State.EXPIRED:
-            found = catalogue.at_number(now, block, then.number)
-            for digest in (found.version.digest, found.weights):
-                if not self.bank.objects.has(digest):
-                    raise CorruptBlock(
-                        f"{name}@{then.number}: object {digest[:12]} was collected; restore it from a copy"
-                    )
-            changes.roll_back(now, found, self.bank.manifest_of(found), message=message or "restore of the bank")
+            self._again(now, block, then.number, message)
         for tag in sorted(known.keys() - tags.keys()):
             changes.untag(now, catalogue.history_end(now, block), tag, reason=message)
         for tag, number in sorted(_without_latest(tags).items()):
-            changes.tag(now, catalogue.at_number(now, block, number), tag, reason=message)
+            found = catalogue.at_number(now, block, _present(now, block, number))
+            changes.tag(now, found, tag, reason=message)
         _restore_state(now, name, block, State(then.state))
         return now.head[0] > before
+
+    def _again(self, now: Transaction, block: int, number: int, message: str) -> None:
+        """Make the bytes of an earlier version the latest."""
+        found = catalogue.at_number(now, block, number)
+        for digest in (found.version.digest, found.weights):
+            if not self.bank.objects.has(digest):
+                raise CorruptBlock(f"{found.full}@{number}: object {digest[:12]} was collected; restore it from a copy")
+        changes.roll_back(now, found, self.bank.manifest_of(found), message=message or "restore of the bank")
+
+
+def _present(now: Transaction, block: int, number: int) -> int:
+    """The version of a block's present life with the bytes of one that may be of an earlier life, 0 for none."""
+    wanted, begin = catalogue.at_number(now, block, number), catalogue.last_expiry(now, block)
+    if wanted.seq > begin:
+        return number
+    versions = catalogue.versions_of(now, block)
+    same = [one for one in versions if one.seq > begin and one.version.digest == wanted.version.digest]
+    return same[-1].version.number if same else 0
 
 
 def _restore_state(now: Transaction, name: Name, block: int, then: State) -> None:
@@ -155,7 +173,12 @@ def _restore_state(now: Transaction, name: Name, block: int, then: State) -> Non
 
 
 # A block that was generated then and used since stays activated: its use is a fact.
-_WAYS = {State.ARCHIVED: Trigger.ARCHIVE, State.MERGED: Trigger.MERGE, State.FROZEN: Trigger.FREEZE}
+_WAYS = {
+    State.ACTIVATED: Trigger.USE,
+    State.ARCHIVED: Trigger.ARCHIVE,
+    State.MERGED: Trigger.MERGE,
+    State.FROZEN: Trigger.FREEZE,
+}
 
 
 def _without_latest(tags: dict[str, int]) -> dict[str, int]:
@@ -164,5 +187,5 @@ def _without_latest(tags: dict[str, int]) -> dict[str, int]:
 
 def _held(now: Transaction) -> dict[str, int]:
     rows = schema.snapshots
-    query = select(rows.c.name, rows.c.moment).where(rows.c.until == schema.NEVER)
+    query = select(rows.c.name, rows.c.moment).where(rows.c.since <= now.moment, rows.c.until > now.moment)
     return {row.name: row.moment for row in now.connection.execute(query)}

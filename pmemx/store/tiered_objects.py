@@ -1,9 +1,11 @@
 """Objects in two places: written to the warm one, read from whichever holds them."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import final
 
+from pmemx.core.errors import CorruptBlock
 from pmemx.core.objects import Objects, StoredObject
 
 
@@ -20,8 +22,12 @@ class TieredObjects(Objects):
         return self.warm.put(data)
 
     def get(self, sha256: str) -> bytes:
-        """See Objects.get: from the warm place where it is there."""
-        return (self.warm if self.warm.has(sha256) or not self.cold.has(sha256) else self.cold).get(sha256)
+        """See Objects.get: from the warm place where it is there and sound."""
+        for place in (self.warm, self.cold):
+            with suppress(CorruptBlock):
+                return place.get(sha256)
+        # It may have come from the cold place in between.
+        return self.warm.get(sha256)
 
     def has(self, sha256: str) -> bool:
         """See Objects.has."""

@@ -26,7 +26,8 @@ def settle(bank: Bank) -> Settled:
     """Move the weights of archived and merged blocks to the bank's cold place, and those of all others back.
 
     Every object is in its new place before it leaves the old one, and reads look into both. Manifests stay where they
-    are. Asks ADMINISTER on the bank; raises ConfigError for a bank without a cold place.
+    are. Asks ADMINISTER on the bank; raises ConfigError for a bank without a cold place, CorruptBlock for an object that
+    is sound in neither.
     """
     objects = bank.objects
     if not isinstance(objects, TieredObjects):
@@ -38,15 +39,15 @@ def settle(bank: Bank) -> Settled:
         found = now.connection.execute(query.where(states.c.until == schema.NEVER)).all()
         resting = {row.weights for row in found if row.state in (State.ARCHIVED, State.MERGED)}
         awake = {row.weights for row in found if row.state not in (State.ARCHIVED, State.MERGED, State.EXPIRED)}
-        cooled = tuple(_move(sorted(resting - awake), objects.warm, objects.cold))
-        warmed = tuple(_move(sorted(awake), objects.cold, objects.warm))
+        cooled = tuple(_move(sorted(resting - awake), objects, objects.warm, objects.cold))
+        warmed = tuple(_move(sorted(awake), objects, objects.cold, objects.warm))
     return Settled(cooled, warmed)
 
 
-def _move(digests: list[str], source: Objects, target: Objects) -> Iterator[str]:
+def _move(digests: list[str], objects: TieredObjects, source: Objects, target: Objects) -> Iterator[str]:
     for digest in digests:
         if source.has(digest):
-            if not target.has(digest):
-                target.put(source.get(digest))
+            # Also where the target has it: that one may be damaged, and is replaced then.
+            target.put(objects.get(digest))
             source.delete(digest)
             yield digest

@@ -46,9 +46,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("role", "scope", "block", "allowed"), CASES)
-def test_what_a_role_on_a_scope_allows(
-    role: str, scope: str, block: tuple[str, str], allowed: set[Permission]
-) -> None:
+def test_what_a_role_on_a_scope_allows(role: str, scope: str, block: tuple[str, str], allowed: set[Permission]) -> None:
     grants = () if role == "-" else (Grant("ann", Role(role), scope),)
     assert {p for p in Permission if decide(Request("ann", p, *block), grants, governed=True).allowed} == allowed
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmemx.core.card import BlockCard, Origin, SemanticType, Sensitivity
+from pmemx.core.card import HIGHEST_PRIORITY, LONGEST, BlockCard, Origin, SemanticType, Sensitivity
 from pmemx.core.card_json import FIELDS, card_from, card_values
 from pmemx.core.errors import ConfigError
 
@@ -27,7 +27,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-SECONDS = st.none() | st.floats(min_value=0, exclude_min=True, allow_infinity=False) | st.integers(min_value=1)
+SECONDS = st.none() | st.floats(0, LONGEST, exclude_min=True) | st.integers(1, int(LONGEST))
 CARDS = st.builds(
     BlockCard,
     name=TEXT,
@@ -42,7 +42,7 @@ CARDS = st.builds(
     origin=st.sampled_from(["", *(word.value for word in Origin)]),
     sources=st.lists(TEXT, max_size=2).map(tuple),
     sensitivity=st.sampled_from([word.value for word in Sensitivity]),
-    priority=st.integers(min_value=0),
+    priority=st.integers(0, HIGHEST_PRIORITY),
     ttl=SECONDS,
     half_life=SECONDS,
     embedding=st.lists(NUMBERS, max_size=3).map(tuple),
@@ -50,7 +50,9 @@ CARDS = st.builds(
     recipe=st.dictionaries(TEXT, JSON, max_size=3),
     metrics=st.dictionaries(TEXT, NUMBERS, max_size=3),
     peft_config=st.dictionaries(TEXT, JSON, max_size=3),
-    extra=st.dictionaries(TEXT, JSON, max_size=3).filter(lambda extra: "extra" not in extra and not extra.keys() & {*FIELDS}),
+    extra=st.dictionaries(TEXT, JSON, max_size=3).filter(
+        lambda extra: "extra" not in extra and not extra.keys() & {*FIELDS}
+    ),
 )
 
 
@@ -61,7 +63,7 @@ def test_any_card_comes_back_from_json(card: BlockCard) -> None:
 
 
 def test_the_fields_of_a_card_in_json_are_those_of_the_class_but_extra() -> None:
-    assert FIELDS == tuple(item.name for item in fields(BlockCard))[:-1]
+    assert tuple(item.name for item in fields(BlockCard))[:-1] == FIELDS
     assert card_values(PLAIN).keys() == set(FIELDS)
 
 
@@ -94,16 +96,19 @@ def test_a_word_that_is_none_is_refused_with_those_that_are(field: str, value: s
 
 
 @pytest.mark.parametrize("field", ["ttl", "half_life"])
-@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), -float("inf"), -(10**400)])
+@pytest.mark.parametrize(
+    "seconds", [0.0, -1.0, float("nan"), float("inf"), -float("inf"), -(10**400), 10**400, 1e12, True]
+)
 def test_a_time_to_live_is_a_positive_number_of_seconds(field: str, seconds: float) -> None:
-    with pytest.raises(ConfigError, match=f"card 'law': {field} is .*above 0, or None for never"):
+    with pytest.raises(ConfigError, match=f"card 'law': {field} is .*above 0 and at most 1e\\+11, or None for never"):
         replace(PLAIN, **{field: seconds})
     assert getattr(replace(PLAIN, **{field: 1e-6}), field) == 1e-6
 
 
-def test_the_least_priority_is_zero() -> None:
-    with pytest.raises(ConfigError, match="card 'law': priority is -1; the least is 0"):
-        replace(PLAIN, priority=-1)
+@pytest.mark.parametrize("priority", [-1, 2**31, 10**400, True])
+def test_a_priority_is_a_small_number_and_no_truth_value(priority: int) -> None:
+    with pytest.raises(ConfigError, match=f"card 'law': priority is {priority}; the least is 0"):
+        replace(PLAIN, priority=priority)
 
 
 @pytest.mark.parametrize("field", ["name", "priority", "extra"])

@@ -192,7 +192,12 @@ def test_a_block_made_by_hand_loads_in_peft(tmp_path: Path) -> None:
         by_hand.get_parameter(f"{site}.weight").data += item.delta()
     torch.testing.assert_close(logits(model), logits(by_hand), atol=1e-5, rtol=0)
     assert read_peft_folder(folder).card == BlockCard(
-        "made", "law", "f" * 64, made_by="peft", origin="imported", peft_config=json.loads((folder / CONFIG).read_text())
+        "made",
+        "law",
+        "f" * 64,
+        made_by="peft",
+        origin="imported",
+        peft_config=json.loads((folder / CONFIG).read_text()),
     )
 
 

@@ -1,6 +1,7 @@
 """Subscriptions: a tag moves on and back here as it does there, and a source that is away harms no other."""
 
 import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 from pmemx.core.access import Role
 from pmemx.core.card import Sensitivity
 from pmemx.core.errors import AccessDenied, ConfigError, StorageError, UnknownBlock
+from pmemx.core.event import Action
+from pmemx.core.metric import Figure
 from pmemx.exchange.hub import write_hub_folder
 from pmemx.exchange.source import checked_source, opened
 from pmemx.exchange.subscription import subscribe, subscriptions, sync, unsubscribe
+from pmemx.store.evaluations import Evaluations
 from pmemx.store.governed import GovernedStore
 from pmemx.store.journal import Journal
 from pmemx.store.life import Life
@@ -93,6 +97,38 @@ def test_a_source_that_is_away_is_reported_and_the_others_are_synced(
     shutil.move(tmp_path / "unplugged", here.path)
     assert [done.problem for done in sync(there.bank)] == ["", ""]
     assert there.names() == ("law", "tax")
+
+
+@pytest.mark.parametrize("figure", ['{"value":1' + "0" * 400 + "}", '{"value":1.0,"n":1' + "0" * 30 + "}", "1" * 5000])
+def test_a_source_with_an_impossible_score_is_reported_and_the_others_are_synced(
+    here: GovernedStore, there: GovernedStore, tmp_path: Path, figure: str
+) -> None:
+    other = store(tmp_path / "other")
+    other.put(block("tax"))
+    other.tag("tax", "prod")
+    Evaluations(here.bank).record("law@1", {"exact": Figure(0.5)})
+    follow(there, here)
+    follow(there, other, "tax@prod")
+    with sqlite3.connect(here.path / "bank.db") as connection:
+        detail = '{"number":1,"scores":{"exact":' + figure + "}}"
+        connection.execute("UPDATE journal SET detail = ? WHERE action = 'evaluate'", (detail,))
+    connection.close()
+    law, tax = sync(there.bank)
+    assert law.problem.startswith("CorruptBlock: ") and len(law.problem) < 300
+    assert tax.problem == ""
+    assert there.names() == ("tax",)
+
+
+@pytest.mark.parametrize("place", ["x" * 5000, "a\0b"])
+def test_a_source_that_cannot_be_a_path_is_reported_and_the_others_are_synced(
+    here: GovernedStore, there: GovernedStore, place: str
+) -> None:
+    follow(there, here)
+    with there.bank.transaction() as now:
+        now.append(Action.SUBSCRIBE, Name("shared", "a"), {"source": place, "reference": "law@prod"})
+    bad, law = sync(there.bank)
+    assert bad.problem.startswith(("StorageError: ", "ConfigError: "))
+    assert law.problem == "" and there.names() == ("law",)
 
 
 def test_what_cannot_be_taken_is_reported_with_its_reason(
@@ -187,11 +223,16 @@ def test_a_source_is_kept_by_its_whole_path_and_without_a_password(
     assert checked_source("hub:owner/name") == "hub:owner/name"
     assert checked_source("s3://bucket/bank|postgresql://me@db/bank") == "s3://bucket/bank|postgresql://me@db/bank"
     assert checked_source("bank|postgresql://me@db/bank") == f"{tmp_path / 'bank'}|postgresql://me@db/bank"
-    for source in ("bank|postgresql://me:hush@db/bank", "s3://key:hush@bucket/bank|x"):
+    for source in (
+        "bank|postgresql://me:hush@db/bank",
+        "s3://key:hush@bucket/bank|x",
+        "bank|postgresql://me@db/bank?sslmode=require&password=hush",
+        "bank|postgresql://db/bank?Pass%77ord=hush",
+    ):
         with pytest.raises(ConfigError, match="comes with a password") as refusal:
             checked_source(source)
         assert "hush" not in str(refusal.value)
-    for source in ("", " ", "|x", "s3://bucket/bank"):
+    for source in ("", " ", "|x", "s3://bucket/bank", "a\0b", "bank|postgresql://[db/bank"):
         with pytest.raises(ConfigError):
             checked_source(source)
 

@@ -31,7 +31,6 @@ from pmemx.core.event import Action, Event
 from pmemx.core.metric import Figure
 from pmemx.core.objects import Objects
 from pmemx.core.tag_policy import Bound, TagPolicy
-from pmemx.exchange.leaving import blocks_to_leave
 from pmemx.exchange.transfer import copy
 from pmemx.store import catalogue
 from pmemx.store.bank import Bank
@@ -39,6 +38,7 @@ from pmemx.store.engine import writing
 from pmemx.store.evaluations import Evaluations
 from pmemx.store.governed import GovernedStore
 from pmemx.store.journal import Journal
+from pmemx.store.leaving import leave
 from pmemx.store.ledger import Transaction
 from pmemx.store.life import Life
 from pmemx.store.local_objects import LocalObjects
@@ -290,7 +290,7 @@ def test_a_copy_does_not_outlive_its_original(tmp_path: Path) -> None:
     with pytest.raises(IllegalTransition, match=r"past its TTL since 2027-01-01T00:01:40"):
         copy(two.bank, three.bank, "law")
     with pytest.raises(IllegalTransition, match="past its TTL"):
-        blocks_to_leave(one.bank, ["law"])
+        leave(one.bank, ["law"])
     assert not (tmp_path / "3").exists()
 
 
@@ -442,7 +442,7 @@ def _copied(here: GovernedStore, there: GovernedStore, reference: str, redacted:
 
 
 def _as_files(here: GovernedStore, there: GovernedStore, reference: str, redacted: bool) -> object:
-    return blocks_to_leave(here.bank, [reference], redacted=redacted)
+    return leave(here.bank, [reference], redacted=redacted)
 
 
 def _to_the_hub(here: GovernedStore, there: GovernedStore, reference: str, redacted: bool) -> object:
@@ -467,6 +467,27 @@ def test_a_secret_block_leaves_by_no_way_whoever_asks(
             way(here, there, "law", redacted)
     assert told(here.bank, Action.EXPORT) == []
     assert not [path for path in snapshot(there.path) if "blobs" in path or "safetensors" in path]
+
+
+@pytest.mark.parametrize("cold", ["", "cold"])
+def test_a_secret_block_does_not_leave_into_another_folder_beside_the_same_ledger(
+    here: GovernedStore, tmp_path: Path, cold: str
+) -> None:
+    here.put(block(sensitivity=SECRET))
+    Members(here.bank).enrol("tester", role=Role.OWNER)
+    Members(here.bank).enrol("bob", role=Role.READER, scope="shared")
+    bob = replace(here.bank, principal="bob")
+    settings = {"database": str(here.path / "bank.db"), "namespace": "user:bob", "principal": "bob"}
+    outside = Bank(tmp_path / "out", cold=cold and str(tmp_path / cold), **settings)
+    with pytest.raises(AccessDenied, match="secret and never leaves"):
+        copy(bob, outside, "shared/law")
+    if cold:
+        with pytest.raises(AccessDenied, match="secret and never leaves"):
+            copy(bob, Bank(here.path, cold=str(tmp_path / cold), **settings), "shared/law")
+    assert not (tmp_path / "out").exists()
+    inside = Bank(f"{here.path}/../here", **settings)
+    assert copy(bob, inside, "shared/law").version.namespace == "user:bob"
+    assert told(here.bank, Action.EXPORT) == []
 
 
 @WAYS
@@ -499,6 +520,16 @@ def test_a_redacted_copy_says_so_and_names_the_original(here: GovernedStore, the
         assert torch.equal(there.get("law").factors[site].A, factors.A)
 
 
+def test_a_redacted_copy_tells_no_namespace(here: GovernedStore, there: GovernedStore) -> None:
+    mine = replace(here, namespace="user:alice-smith")
+    three_versions(mine, sensitivity=CONFIDENTIAL)
+    mine.tag("law", "prod")
+    copy(mine.bank, there.bank, "law", tags=None, redacted=True)
+    assert told(there.bank, Action.PULL)[0].detail["from"]["name"] == "law"
+    assert told(there.bank, Action.TAG)[0].detail["reason"] == "copied from law"
+    assert not [path for path, data in snapshot(there.path).items() if b"alice-smith" in data]
+
+
 def test_what_is_redacted_already_travels_on_under_the_same_digest(tmp_path: Path) -> None:
     one, two, three = (store(tmp_path / name) for name in "123")
     three_versions(one, sensitivity=CONFIDENTIAL, **SECRETS)
@@ -520,7 +551,7 @@ def test_a_secret_version_in_the_history_keeps_later_ones_in(here: GovernedStore
     ):
         copy(here.bank, there.bank, "law")
     assert copy(here.bank, there.bank, "law@1").added == (digests(here)[0],)
-    assert len(blocks_to_leave(here.bank, ["law"])) == 1  # a folder has no history
+    assert len(leave(here.bank, ["law"])) == 1  # a folder has no history
 
 
 def test_what_is_public_in_the_ledger_and_secret_in_the_manifest_stays(
@@ -532,9 +563,9 @@ def test_what_is_public_in_the_ledger_and_secret_in_the_manifest_stays(
             "UPDATE versions SET sensitivity = 'public', card = replace(card, '\"secret\"', '\"public\"')"
         )
     connection.close()
-    for leave in (lambda: copy(here.bank, there.bank, "law"), lambda: blocks_to_leave(here.bank, ["law"])):
+    for way in (lambda: copy(here.bank, there.bank, "law"), lambda: leave(here.bank, ["law"])):
         with pytest.raises(CorruptBlock, match="another card"):
-            leave()
+            way()
     assert not there.path.exists()
 
 
@@ -542,10 +573,10 @@ def test_files_leave_together_or_not_at_all(here: GovernedStore) -> None:
     here.put(block("open"))
     here.put(block("closed", sensitivity=CONFIDENTIAL))
     with pytest.raises(AccessDenied):
-        blocks_to_leave(here.bank, ["open", "closed"])
+        leave(here.bank, ["open", "closed"])
     assert told(here.bank, Action.EXPORT) == []
-    left = blocks_to_leave(here.bank, ["open", "closed"], redacted=True, to="/mnt/usb")
-    assert [one.card.name for one in left] == ["open", "closed"]
+    left = leave(here.bank, ["open", "closed"], redacted=True, to="/mnt/usb")
+    assert [one.block.card.name for one in left] == ["open", "closed"]
     assert [(one.name, one.detail["to"]) for one in told(here.bank, Action.EXPORT)] == [
         ("open", "/mnt/usb"),
         ("closed", "/mnt/usb"),
@@ -751,8 +782,9 @@ def test_weights_that_are_not_finite_are_refused_though_their_digest_is_right(
 def test_scores_that_are_none_are_refused(here: GovernedStore, there: GovernedStore, scores: object) -> None:
     here.put(block())
     head = Journal(here.bank).entries("law")[0]
-    forged = replace(
-        head, seq=head.seq + 1, action="evaluate", detail={"number": 1, "scores": scores}, previous=head.hash
+    detail = {"number": 1, "scores": scores}
+    forged = Event(
+        head.seq + 1, head.at, head.principal, "evaluate", head.namespace, head.name, detail, previous=head.hash
     )
     with sqlite3.connect(here.path / "bank.db") as connection:
         import json
@@ -782,6 +814,36 @@ def test_a_frozen_or_an_expired_name_takes_no_versions(here: GovernedStore, ther
     with pytest.raises(UnknownBlock, match="expired at"):
         copy(there.bank, here.bank, "law", into=Name("shared", "new"))
     assert len(there.history("law")) == 1
+
+
+def test_a_block_that_expired_and_began_again_is_not_copied_and_takes_no_copy(
+    here: GovernedStore, there: GovernedStore
+) -> None:
+    here.put(block(fill=1.0))
+    copy(here.bank, there.bank, "law")
+    life = Life(here.bank)
+    life.archive("law")
+    life.expire("law")
+    here.put(block(fill=2.0))
+    for source, target in ((here, there), (there, here)):
+        with pytest.raises(IllegalTransition, match="shared/law expired after version 1 and began again"):
+            copy(source.bank, target.bank, "law")
+    assert (len(here.history("law")), len(there.history("law"))) == (2, 1)
+
+
+def test_a_copy_that_is_rolled_back_to_does_not_outlive_its_original(tmp_path: Path) -> None:
+    now = [datetime(2027, 1, 1, tzinfo=UTC)]
+    one, two = (GovernedStore(tmp_path / name, principal="root", clock=lambda: now[0]) for name in "12")
+    one.put(block(fill=1.0, ttl=100.0))
+    now[0] += timedelta(seconds=50)
+    copy(one.bank, two.bank, "law")
+    two.put(block(fill=2.0))
+    for number in (1, 2, 3):  # a restored version binds whoever restores it in its turn
+        two.rollback("law", number)
+    assert (one.names(), two.names()) == (("law",), ("law",))
+    now[0] += timedelta(seconds=60)
+    assert (one.names(), two.names()) == ((), ())
+    assert two.verify() == ()
 
 
 def test_a_source_without_a_bank_is_an_empty_one(here: GovernedStore, there: GovernedStore) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pmemx.core.card import BlockCard
 from pmemx.core.errors import Diverged, IllegalTransition, UnknownBlock
@@ -21,20 +21,27 @@ from pmemx.store.manifest import Manifest
 from pmemx.store.references import split_namespace
 from pmemx.store.verification import findings
 
-# Names that collide as paths, in their case, as a reference to another, as a digest; and one in a namespace.
-NAMES = ("a", "A", "a@1", "../a", "abcdef012345", "team:x/a")
+# Names that collide in their case, as a reference to another, as almost a digest; and one in a namespace.
+NAMES = ("a", "A", "a@1", "abcdef01234", "team:x/a")
 TAGS = ("best", "prod")
-NAME, TAG, CONTENT, NUMBER = (st.sampled_from(NAMES), st.sampled_from(TAGS), st.integers(0, 3), st.integers(1, 4))
+NAME, TAG, CONTENT, NUMBER = (st.sampled_from(NAMES), st.sampled_from(TAGS), st.integers(0, 2), st.integers(1, 3))
 
 
 @dataclass
 class Block:
-    """What a bank must know of a block: contents of versions, what each restores, tags, states as they were gone through."""
+    """What a bank must know of a block: contents of versions, what each restores, tags, its state; gone: versions that expired."""
 
     contents: list[int] = field(default_factory=list)
     restores: list[int | None] = field(default_factory=list)
     tags: dict[str, int] = field(default_factory=dict)
     state: State = State.GENERATED
+    gone: int = 0
+
+    def move(self, to: State) -> None:
+        """Into a state; one that expires leaves the history of its versions and nothing else."""
+        self.state = to
+        if to is State.EXPIRED:
+            self.gone, self.tags = len(self.contents), {}
 
 
 Model = dict[str, Block]
@@ -50,14 +57,24 @@ class BankAndDictionary(RuleBasedStateMachine):
         self.bank = Bank(Path(self.folder.name) / "bank", principal="ann", clock=lambda: self.time)
         self.model: Model = {}
         self.past: dict[int, Model] = {0: {}}
+        self.touched = NAMES[0]
 
     def teardown(self) -> None:
         assert list(findings(self.bank)) == []
-        for moment, model in self.past.items():
-            agree(self.bank.at(moment), model)
+        agree(self.bank, self.model, NAMES)
+        for moment in sorted(self.past)[::4]:
+            agree(self.bank.at(moment), self.past[moment], NAMES)
         self.folder.cleanup()
 
     # ---------------------------------------------------------------------------------------------------------- changes
+
+    @initialize(count=st.integers(0, 3))
+    def begin(self, count: int) -> None:
+        """Not from nothing, where most rules have nothing to change."""
+        for name in NAMES[:count]:
+            for content in (0, 1):
+                self.put(name, content, None, 1)
+            self.point(name, 1, "best")
 
     @rule(name=NAME, content=CONTENT, after=st.none() | st.integers(0, 3), seconds=st.integers(-5, 5))
     def put(self, name: str, content: int, after: int | None, seconds: int) -> None:
@@ -79,7 +96,7 @@ class BankAndDictionary(RuleBasedStateMachine):
             if changes_something:
                 self.add(name, held, content, None)
             assert commit() == len(held.contents)
-        self.remember()
+        self.remember(name)
 
     @rule(name=NAME, number=NUMBER)
     def rollback(self, name: str, number: int) -> None:
@@ -88,7 +105,7 @@ class BankAndDictionary(RuleBasedStateMachine):
         def roll_back() -> int:
             return self.bank.rollback(name, number).number
 
-        if number > len(held.contents) or held.state is State.EXPIRED:
+        if not held.gone < number <= len(held.contents):
             refused(UnknownBlock, roll_back)
         elif held.contents[-1] == held.contents[number - 1]:
             assert roll_back() == len(held.contents)
@@ -97,25 +114,25 @@ class BankAndDictionary(RuleBasedStateMachine):
         else:
             self.add(name, held, held.contents[number - 1], number)
             assert roll_back() == len(held.contents)
-        self.remember()
+        self.remember(name)
 
     @rule(name=NAME, number=NUMBER, tag=TAG)
-    def tag(self, name: str, number: int, tag: str) -> None:
+    def point(self, name: str, number: int, tag: str) -> None:
         held, reference = self.model.get(name, Block()), f"{name}@{number}"
         if reference in self.model:  # a name first
             held, number = self.model[reference], len(self.model[reference].contents)
 
-        def point() -> int:
+        def tag_it() -> int:
             return self.bank.tag(reference, tag).number
 
-        if number > len(held.contents) or held.state is State.EXPIRED:
-            refused(UnknownBlock, point)
+        if not held.gone < number <= len(held.contents):
+            refused(UnknownBlock, tag_it)
         elif held.state is State.FROZEN:
-            refused(IllegalTransition, point)
+            refused(IllegalTransition, tag_it)
         else:
             held.tags[tag] = number
-            assert point() == number
-        self.remember()
+            assert tag_it() == number
+        self.remember(name)
 
     @rule(name=NAME, tag=TAG)
     def untag(self, name: str, tag: str) -> None:
@@ -128,13 +145,15 @@ class BankAndDictionary(RuleBasedStateMachine):
         else:
             held.tags.pop(tag, None)
             self.bank.untag(name, tag)
-        self.remember()
+        self.remember(name)
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), to=st.sampled_from(State), trigger=st.sampled_from(Trigger))
     def move(self, data: st.DataObject, to: State, trigger: Trigger) -> None:
         name = data.draw(st.sampled_from(sorted(self.model)))
         held = self.model[name]
+        if held.state is State.EXPIRED and trigger is Trigger.COMMIT:
+            return  # a move that only a new version brings
 
         def go() -> None:
             with self.bank.transaction() as now:
@@ -146,12 +165,12 @@ class BankAndDictionary(RuleBasedStateMachine):
             refused(IllegalTransition, go)
         else:
             go()
-            held.state = to
-        self.remember()
+            held.move(to)
+        self.remember(name)
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data(), way=st.sampled_from(["archive", "freeze", "thaw", "expire"]))
-    def move_legally(self, data: st.DataObject, way: str) -> None:
+    @rule(data=st.data(), way=st.sampled_from(["archive", "freeze", "thaw", "expire"]), again=st.booleans())
+    def move_legally(self, data: st.DataObject, way: str, again: bool) -> None:
         """Where a random move would seldom lead."""
         name = data.draw(st.sampled_from(sorted(self.model)))
         moves = {
@@ -160,12 +179,15 @@ class BankAndDictionary(RuleBasedStateMachine):
             "thaw": ((State.FROZEN,), State.GENERATED, Trigger.THAW),
             "expire": ((State.ARCHIVED,), State.EXPIRED, Trigger.EXPIRE),
         }
-        sources, to, trigger = moves[way]
-        if self.model[name].state in sources:
-            with self.bank.transaction() as now:
-                changes.move(now, split_namespace(name), to, trigger)
-            self.model[name].state = to
-            self.remember()
+        for step in ("archive", "expire") if way == "expire" else (way,):
+            sources, to, trigger = moves[step]
+            if self.model[name].state in sources:
+                with self.bank.transaction() as now:
+                    changes.move(now, split_namespace(name), to, trigger)
+                self.model[name].move(to)
+                self.remember(name)
+        if again:  # a tombstone's own bytes begin a new life, those of a block at rest do not
+            self.put(name, self.model[name].contents[-1], None, 1)
 
     @rule(name=NAME, tag=TAG)
     def fail_in_the_middle(self, name: str, tag: str) -> None:
@@ -185,7 +207,7 @@ class BankAndDictionary(RuleBasedStateMachine):
 
     @invariant()
     def bank_and_dictionary_agree(self) -> None:
-        agree(self.bank, self.model)
+        agree(self.bank, self.model, [self.touched])
 
     def add(self, name: str, held: Block, content: int, restores: int | None) -> None:
         held.contents.append(content)
@@ -194,7 +216,8 @@ class BankAndDictionary(RuleBasedStateMachine):
             held.state = State.GENERATED
         self.model[name] = held
 
-    def remember(self) -> None:
+    def remember(self, name: str) -> None:
+        self.touched = name
         with self.bank.ledger.reading() as now:
             self.past[now.head[0]] = copy.deepcopy(self.model)
 
@@ -212,7 +235,7 @@ def refused(error: type[Exception], change: Callable[[], object]) -> None:
         change()
 
 
-def agree(bank: Bank, model: Model) -> None:
+def agree(bank: Bank, model: Model, names: Iterable[str]) -> None:
     # In one transaction, which is quicker, and in which a bank of the past answers as such too.
     with Bank(bank.path, principal="ann", clock=bank.clock).transaction():
         selectable = [name for name, held in model.items() if held.state in SELECTABLE]
@@ -220,7 +243,7 @@ def agree(bank: Bank, model: Model) -> None:
         with bank.ledger.reading() as now:
             lines = {line.full_name: line for line in catalogue.listing(now)}
         assert lines.keys() == model.keys()
-        for name in NAMES:
+        for name in names:
             held = model.get(name, Block())
             if not held.contents:
                 refused(UnknownBlock, lambda name=name: bank.history(name))
@@ -252,12 +275,15 @@ def agree(bank: Bank, model: Model) -> None:
                 else:
                     assert bank.find(reference) == known[number - 1]
             refused(UnknownBlock, lambda name=name, latest=latest: bank.find(f"{name}@{latest + 5}"))
+            for number in range(1, held.gone + 1):
+                if f"{name}@{number}" not in model:
+                    refused(UnknownBlock, lambda name=name, number=number: bank.find(f"{name}@{number}"))
 
 
 TestBankAndDictionary = BankAndDictionary.TestCase
 TestBankAndDictionary.settings = settings(
-    max_examples=15,
-    stateful_step_count=20,
+    max_examples=20,
+    stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )

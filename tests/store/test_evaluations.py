@@ -131,7 +131,7 @@ def test_a_protected_tag_takes_only_versions_that_fit_and_the_refusal_tells_ever
     assert store.verify() == ()
 
 
-def test_a_relative_bound_compares_with_the_version_that_holds_the_tag(store):
+def test_a_relative_bound_compares_with_the_version_that_holds_the_tag_or_held_it_last(store):
     store.promotions.protect("stable", POLICY)
     chain(store, 1.0)
     put(store, "law", 2.0)
@@ -139,6 +139,19 @@ def test_a_relative_bound_compares_with_the_version_that_holds_the_tag(store):
     with pytest.raises(PolicyRefused, match=r"a change of -0\.1 "):
         store.tag("law@2", "stable")
     store.bank.untag("law", "stable")
+    with pytest.raises(PolicyRefused, match=r"a change of -0\.1 "):
+        store.tag("law@2", "stable")
+    store.tag("law@1", "stable")
+    assert store.tags("law") == {"stable": 1}
+
+
+def test_a_relative_bound_asks_nothing_of_a_former_life(store):
+    store.promotions.protect("stable", POLICY)
+    chain(store, 1.0)
+    Life(store.bank).archive("law")
+    Life(store.bank).expire("law")
+    put(store, "law", 2.0)
+    store.promotions.record("law@2", good(gained=0.1))
     store.tag("law@2", "stable")
     assert store.tags("law") == {"stable": 2}
 

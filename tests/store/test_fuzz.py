@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
 from pmemx.core.card_json import card_from, card_values
 from pmemx.core.errors import ConfigError, CorruptBlock, PmemxError
-from pmemx.core.factor_file import key, pack, unpack
+from pmemx.core.factor_file import key, unpack
 from pmemx.core.profile import Profile
 from pmemx.store.block_bytes import decode, encode
 from pmemx.store.governed import GovernedStore
@@ -89,8 +89,7 @@ def reads(reader: Callable[[Any], object], data: object) -> bool:
     """Whether a reader takes the data. Any error but pmemx's own ends the test."""
     try:
         reader(data)
-    except PmemxError as error:
-        assert str(error)
+    except PmemxError:
         return False
     return True
 
@@ -107,7 +106,7 @@ def test_changed_bytes_are_a_manifest_or_corrupt(data: bytes) -> None:
         return
     # What is read can be kept: the same manifest comes back, so that nothing half understood enters a bank.
     assert Manifest.decode(manifest.encode()) == manifest
-    assert reads(lambda found: decode(found, WEIGHTS), manifest) in (True, False)
+    reads(lambda found: decode(found, WEIGHTS), manifest)
 
 
 @given(mutations(WEIGHTS))
@@ -157,7 +156,7 @@ def test_any_value_in_any_place_of_a_manifest_is_read_or_corrupt(path: tuple[str
         manifest = Manifest.decode(data)
     except CorruptBlock:
         return
-    assert reads(Manifest.encode, manifest) in (True, False)
+    reads(Manifest.encode, manifest)
     reads(lambda found: decode(found, WEIGHTS), manifest)
 
 

@@ -17,13 +17,14 @@ import torch
 
 from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
 from pmemx.core.canonical import canonical_json
-from pmemx.core.card import Version
+from pmemx.core.card import LONGEST, Version
 from pmemx.core.card_json import card_values
+from pmemx.core.clock import from_microseconds
 from pmemx.core.errors import ConfigError, CorruptBlock, Diverged, IncompatibleBlock, StorageError, UnknownBlock
 from pmemx.core.event import Action
 from pmemx.core.factor_file import key, pack
 from pmemx.core.lifecycle import State, Trigger
-from pmemx.store import changes
+from pmemx.store import catalogue, changes
 from pmemx.store.block_bytes import decode, encode
 from pmemx.store.governed import GovernedStore
 from pmemx.store.local_objects import LocalObjects
@@ -165,7 +166,9 @@ def test_the_same_bytes_begin_the_new_life_of_an_expired_block(store: GovernedSt
     with store.bank.transaction() as now:
         for to, trigger in ((State.ARCHIVED, Trigger.ARCHIVE), (State.EXPIRED, Trigger.EXPIRE)):
             changes.move(now, Name("shared", "law"), to, trigger)
-    with pytest.raises(UnknownBlock, match=r"shared/law expired at .* \(entry 3, by ann\); only this tombstone is left"):
+    with pytest.raises(
+        UnknownBlock, match=r"shared/law expired at .* \(entry 3, by ann\); only this tombstone is left"
+    ):
         store.get("law")
     assert store.put(block()).number == 2
     assert fills(store, "law") == 1.0
@@ -209,10 +212,13 @@ def test_factors_that_are_not_finite_never_become_a_block(number: float) -> None
         LoraFactors(A, B, number)
 
 
-def test_a_time_to_live_beyond_all_calendars_never_ends(store: GovernedStore) -> None:
-    store.put(block(ttl=1e305))
+def test_the_longest_time_to_live_still_ends_on_a_date(store: GovernedStore) -> None:
+    store.put(block(ttl=LONGEST))
     assert store.names() == ("law",)
     assert store.verify() == ()
+    with store.bank.ledger.reading() as now:
+        (line,) = catalogue.listing(now)
+    assert 5000 < from_microseconds(line.expires).year < 9999
 
 
 def flip(path: Path, position: int = -3) -> None:
@@ -390,7 +396,9 @@ def test_what_format_1_had_aside_under_the_name_of_a_field_stays_aside() -> None
     assert card.extra == {"team": "legal", "extra_of_format_1": aside}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"format":2}', b'{"format":1,"card":{}}', b"\xff", b"null"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b'{"format":2}', b'{"format":1,"card":{}}', b"\xff", b"null"]
+)
 def test_a_manifest_that_is_none_is_corrupt(content: bytes) -> None:
     with pytest.raises(CorruptBlock):
         Manifest.decode(content)
@@ -545,3 +553,13 @@ def test_tensors_are_checked_by_a_store_and_digests_by_a_bank(store: GovernedSto
     forge(store, store.bank.manifest("law"), b"no tensors")
     assert list(findings(store.bank)) == []
     assert len(store.verify()) == 1
+
+
+def test_weights_that_are_not_those_of_their_manifest_are_refused_and_leave_no_trace(store: GovernedStore) -> None:
+    manifest, weights = encode(block())
+    for wrong in (weights[:-1], weights[:-1] + bytes([weights[-1] ^ 1]), b""):
+        with pytest.raises(
+            CorruptBlock, match=r"of other content than the .* that its manifest names; encode the block"
+        ):
+            store.bank.commit(manifest, wrong)
+    assert not Path(store.path).exists()

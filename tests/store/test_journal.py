@@ -1,11 +1,15 @@
 """The journal: its times never decrease, transactions are all or nothing, the past stays as it was, no change goes unseen."""
 
+import getpass
 import json
+import os
 import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -28,8 +32,9 @@ from pmemx.core.errors import (
 )
 from pmemx.core.event import GENESIS, Action, Event
 from pmemx.core.lifecycle import State, Trigger
-from pmemx.store import catalogue, changes, schema
+from pmemx.store import catalogue, changes, engine, schema
 from pmemx.store.bank import Bank
+from pmemx.store.journal import Journal
 from pmemx.store.ledger import NOW, Transaction, to_event
 from pmemx.store.manifest import Manifest
 from pmemx.store.references import Name
@@ -198,6 +203,61 @@ def test_an_inner_transaction_that_fails_leaves_the_outer_one_whole(bank: Bank) 
     assert list(findings(bank)) == []
 
 
+def test_two_spellings_of_one_place_share_a_transaction(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(bank.path)
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.1)
+    with bank.transaction():
+        commit(bank)
+        for spelling in (folder.name, f"../{folder.parent.name}/{folder.name}", folder / ".." / folder.name):
+            replace(bank, path=spelling).tag("law", "prod")
+    assert bank.tags("law") == {"prod": 1}
+
+
+def test_a_context_that_was_copied_inside_a_transaction_outlives_it(bank: Bank) -> None:
+    with bank.transaction():
+        commit(bank)
+        copied = copy_context()
+    assert copied.run(bank.names) == ("law",)
+    copied.run(bank.tag, "law", "prod")
+    assert bank.tags("law") == {"prod": 1}
+
+
+def test_a_copied_context_does_not_lend_a_connection_to_another_thread(bank: Bank) -> None:
+    commit(bank)
+    with bank.transaction(), ThreadPoolExecutor(1) as pool:
+        commit(bank, "tax")
+        assert pool.submit(copy_context().run, bank.names).result() == ("law",)
+    assert bank.names() == ("law", "tax")
+
+
+def test_numbers_that_no_database_holds_are_answered_or_refused_by_name(bank: Bank) -> None:
+    commit(bank)
+    bank.tag("law", "-1")
+    journal = Journal(bank)
+    assert len(journal.entries(before=2**70, limit=2**70)) == 2 and journal.entries(before=-(2**70)) == ()
+    for limit in (0, -1, -(2**70)):
+        with pytest.raises(ConfigError, match=f"the limit of a list of entries is {limit}; the least is 1"):
+            journal.entries(limit=limit)
+    for moment in (2**70, -1):
+        with pytest.raises(ConfigError, match="the moment of a bank is an entry of its journal"):
+            bank.at(moment)
+    for number in (-1, 0, 2**70):
+        with pytest.raises(UnknownBlock, match=f"versions 1 to 1 and tags -1, but no '{number}'"):
+            bank.rollback("law", number)
+    with pytest.raises(ConfigError, match="has no time zone; give one"):
+        journal.moment(datetime(2026, 1, 1))
+
+
+def test_a_user_without_a_name_is_called_by_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    monkeypatch.delenv("PMEMX_PRINCIPAL", raising=False)
+    assert Bank(tmp_path).ledger.principal == f"uid-{os.getuid()}"
+
+
 def test_no_other_reader_sees_an_unfinished_transaction(bank: Bank) -> None:
     commit(bank)
     seen: list[tuple[int, dict[str, int]]] = []
@@ -270,11 +330,14 @@ def test_whoever_may_not_read_a_block_learns_nothing_of_it(bank: Bank) -> None:
         now.append(Action.ENROL, None, {"principal": "eve", "token": ""})
     eve = replace(bank, principal="eve")
     assert eve.names() == ()
-    for reference in ("law", "law@1", "law@7", "law@codeword", "law@none", "no such block", bank_digest(bank)):
+    for reference in ("law", "law@1", "law@7", "law@codeword", "law@none", "no such block"):
         with pytest.raises(AccessDenied) as caught:
             eve.find(reference)
         assert "codeword" not in str(caught.value).replace(reference, "")
         assert "versions" not in str(caught.value)
+    digest = bank_digest(bank)
+    with pytest.raises(UnknownBlock, match=f"no version begins with digest {digest}"):  # as of one that is not there
+        eve.find(digest)
 
 
 def bank_digest(bank: Bank) -> str:
@@ -507,6 +570,21 @@ def test_every_edit_of_every_column_of_every_entry_is_noticed(rich: Bank) -> Non
     assert count == 11 * entries
 
 
+def test_an_entry_that_was_edited_together_with_its_hash_no_longer_leads_to_the_next(rich: Bank) -> None:
+    held = events(rich)
+    with intrusion(rich) as intruder:
+        for event in held:
+            forged = replace(event, principal="eve")
+            with undone(intruder):
+                change = "UPDATE journal SET principal = ?, hash = ? WHERE seq = ?"
+                write(intruder, change, forged.principal, forged.hash, event.seq)
+                (finding,) = chain(intruder, head=held[-1].hash)
+                if event is held[-1]:  # what nothing follows, a head alone can tell
+                    assert "entries were removed or replaced" in finding
+                else:
+                    assert f"entry {event.seq + 1} does not follow the one before it" in finding
+
+
 ODD = {
     "seq": [0, -7, 2000, 2**62],
     "at": ["soon", b"\x00", -1, 2**62, 1.5],
@@ -631,7 +709,7 @@ def one_changed(row: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 @pytest.mark.parametrize("table", [table.name for table in schema.PROJECTED])
 def test_a_lost_row_of_any_table_is_a_finding_of_the_bank(table: str, rich: Bank) -> None:
     with intrusion(rich) as intruder, undone(intruder):
-        read = f"SELECT * FROM {table} LIMIT 1"
+        read = f"SELECT * FROM {table} ORDER BY 1 DESC LIMIT 1"  # not of ann, who must stay allowed to ask
         row = intruder.exec_driver_sql(read).one()
         matches = " AND ".join(f"{name} IS ?" for name in row._fields)
         write(intruder, f"DELETE FROM {table} WHERE {matches}", *row)
@@ -767,3 +845,13 @@ def test_a_frozen_block_refuses_versions_and_tags_and_says_how_to_change_that(ba
             change()
     assert head(bank) == before
     assert commit(bank, content=b"2").number == 2  # what it holds already is no change
+
+
+def test_a_view_of_the_past_has_the_head_and_the_times_of_then(bank: Bank, hand: Hand) -> None:
+    commit(bank, content=b"1")
+    before = Journal(bank).head()
+    hand.turn(60)
+    commit(bank, content=b"2")
+    past = Journal(bank.at(1))
+    assert past.head() == before != Journal(bank).head()
+    assert (past.moment(hand.time), Journal(bank).moment(hand.time)) == (1, 2)

@@ -7,11 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pmemx.core.card_json import card_values
 from pmemx.core.errors import AccessDenied, ConfigError, IllegalTransition, UnknownBlock
 from pmemx.core.event import Action
 from pmemx.core.lifecycle import State, Trigger
+from pmemx.store import catalogue
+from pmemx.store.collector import Collector
 from pmemx.store.governed import GovernedStore
 from pmemx.store.journal import Journal
+from pmemx.store.ledger import readable_time
 from pmemx.store.life import Keeping, Life, standing
 from pmemx.store.members import Members, Role
 from pmemx.store.references import Name
@@ -210,8 +214,6 @@ def test_use_is_counted_by_version_and_needs_execute(store: GovernedStore, life:
     put(store, "law", 2.0)
     life.use("law@1", relevance=0.25)
     life.use("law@1", count=3, relevance=0.75)
-    from pmemx.store import catalogue
-
     with store.bank.ledger.reading() as now:
         block_key = catalogue.block_of(now, Name("shared", "law"))
         ((number, (count, _, relevance)),) = catalogue.usage(now, block_key).items()
@@ -238,3 +240,104 @@ def test_a_restored_block_of_the_past_is_the_same_block(store: GovernedStore, li
     assert life.state("law") is State.GENERATED
     assert store.bank.found("law").block == uid
     assert block("law").card.name == "law"
+
+
+def test_a_ledger_that_holds_a_time_beyond_all_calendars_still_lists(store: GovernedStore) -> None:
+    put(store, "law")
+    values = card_values(store.find("law").card) | {"ttl": 1e12}
+    detail = {"uid": "u", "number": 1, "digest": "d" * 64, "weights": "w" * 64, "size": 0, "rank": 1, "sites": 1}
+    with store.bank.transaction() as now:
+        now.append(Action.COMMIT, Name("shared", "old"), detail | {"restores": None, "message": "", "card": values})
+        lines = {line.name: line for line in catalogue.listing(now)}
+    assert readable_time(lines["old"].expires) == "9999-12-31T23:59:59+00:00"
+    assert readable_time(-(2**62)) == "0001-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("count", "relevance"),
+    [(10, 1e308), (1, -1e308), (1, -0.5), (1, float("nan")), (1, float("inf")), (1, 1.1e6), (0, 1.0), (2**31, 1.0), (2**70, 1.0)],
+)  # fmt: skip
+def test_a_use_that_no_sum_could_hold_is_refused(
+    store: GovernedStore, life: Life, count: int, relevance: float
+) -> None:
+    put(store, "law")
+    with pytest.raises(ConfigError):
+        life.use("law", count=count, relevance=relevance)
+    assert life.state("law") is State.GENERATED
+
+
+def test_the_largest_use_is_kept_and_verifies(store: GovernedStore, life: Life) -> None:
+    put(store, "law")
+    for _ in range(3):
+        life.use("law", count=2**31 - 1, relevance=1e6)
+    assert store.verify() == ()
+
+
+def test_a_former_life_does_not_come_back(store: GovernedStore, life: Life) -> None:
+    digest = put(store, "law", 1.0).digest
+    store.tag("law", "stable")
+    life.archive("law")
+    head = Journal(store.bank).head()[0]
+    life.expire("law")
+    assert store.bank.history("law")[0].digest == digest
+    put(store, "law", 2.0)
+    former = f"belongs to a life that expired at .*entry {head + 2}, by root"
+    for attempt in (
+        lambda: store.get("law@1"),
+        lambda: store.get(digest),
+        lambda: store.rollback("law", 1),
+        lambda: store.tag("law@1", "prod"),
+    ):
+        with pytest.raises(UnknownBlock, match=former):
+            attempt()
+    with pytest.raises(UnknownBlock, match="no 'stable'"):
+        store.get("law@stable")
+    assert store.tags("law") == {}
+    past = store.bank.at(head)
+    assert (past.find("law@stable").number, past.find("law@1").digest) == (1, digest)
+    put(store, "law", 1.0)  # the same bytes again are of the new life
+    assert store.find(digest).number == 3
+    assert store.verify() == ()
+
+
+def test_the_collector_takes_the_bytes_of_a_former_life_and_the_bank_stays_sound(
+    store: GovernedStore, life: Life
+) -> None:
+    put(store, "law", 1.0)
+    put(store, "law", 2.0)
+    life.archive("law")
+    life.expire("law")
+    put(store, "law", 2.0)
+    taken = Collector(store.bank).collect(dry_run=False)
+    former = store.bank.at(2).found("law@1")
+    assert {item.name for item in taken} == {former.version.digest, former.weights}
+    assert fill(store, "law") == 2.0
+    assert store.verify() == ()
+
+
+def test_what_is_out_of_selection_is_not_frozen_into_it(store: GovernedStore, life: Life) -> None:
+    put(store, "law")
+    put(store, "both", 2.0, parents=(store.find("law").digest,))
+    life.merge(["law"], "both")
+    with pytest.raises(IllegalTransition, match="freeze leads from generated or activated to frozen"):
+        life.freeze("law")
+    life.archive("law")
+    with pytest.raises(IllegalTransition, match="freeze leads from generated or activated to frozen"):
+        life.freeze("law")
+    assert store.names() == ("both",)
+
+
+def test_a_dry_sweep_of_the_past_goes_by_the_archive_of_then(store: GovernedStore, life: Life, clock: Hands) -> None:
+    put(store, "law")
+    life.archive("law")
+    clock.turn(days=10)
+    put(store, "other")
+    moment = Journal(store.bank).head()[0]
+    clock.turn(days=1)
+    life.restore("law")
+    life.archive("law")
+    past = Life(store.bank.at(moment))
+    assert [moved.after for moved in past.sweep(Keeping(expire_archived_after=9 * DAY), dry_run=True)] == [
+        State.EXPIRED
+    ]
+    assert past.sweep(Keeping(expire_archived_after=11 * DAY), dry_run=True) == ()

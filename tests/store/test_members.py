@@ -5,14 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from pmemx.core.access import Permission, Purpose, Role
-from pmemx.core.errors import AccessDenied, ConfigError
+from pmemx.core.errors import AccessDenied, ConfigError, UnknownBlock
 from pmemx.core.event import Action
+from pmemx.store import schema
 from pmemx.store.bank import Bank
 from pmemx.store.collector import Collector
 from pmemx.store.governed import GovernedStore, load
 from pmemx.store.journal import Journal
+from pmemx.store.ledger import Claimed
 from pmemx.store.life import Keeping, Life
 from pmemx.store.lineage import lineage
 from pmemx.store.members import Members
@@ -60,18 +63,36 @@ def test_a_list_shows_what_may_be_read(store: GovernedStore, role: Role | None, 
 def test_a_digest_is_no_way_around_a_permission(store: GovernedStore) -> None:
     digest = store.find("team:legal/wills").digest
     Members(store.bank).enrol("eve", role=Role.READER, scope="shared")
-    with pytest.raises(AccessDenied):
-        acting(store, "eve").get(digest)
+    for reference in (digest, digest[:12], "f" * 64):
+        with pytest.raises(UnknownBlock, match=f"no version begins with digest {reference}; give a name"):
+            acting(store, "eve").get(reference)
 
 
 def test_whoever_may_not_read_a_name_is_not_told_whether_it_exists(store: GovernedStore) -> None:
     Members(store.bank).enrol("eve")
-    errors = []
-    for name in ("team:legal/wills", "team:legal/nothing"):
-        with pytest.raises(AccessDenied) as caught:
-            acting(store, "eve").find(name)
-        errors.append(str(caught.value).replace(name, "..."))
-    assert errors[0] == errors[1]
+    put(replace(store, namespace="team:legal"), "secrets", sensitivity="secret")
+    eve = acting(store, "eve").bank
+    asks: tuple[Callable[[str], object], ...] = (
+        eve.find,
+        eve.history,
+        lambda name: eve.rollback(name, 1),
+        lambda name: Life(eve).use(name),
+        lambda name: Life(eve).archive(name),
+        lambda name: Life(eve).expire(name),
+    )
+    for ask in asks:
+        errors = []
+        for name in ("team:legal/wills", "team:legal/secrets", "team:legal/nothing"):
+            with pytest.raises(AccessDenied) as caught:
+                ask(name)
+            errors.append(str(caught.value).replace(name, "..."))
+        assert len(set(errors)) == 1
+    for purpose in Purpose:
+        told = {
+            Members(eve).decide(Permission.READ, name, purpose=purpose).reason
+            for name in ("team:legal/wills", "team:legal/secrets", "team:legal/nothing")
+        }
+        assert len(told) == 1
 
 
 EVERY_PATH: dict[str, Callable[[Bank], object]] = {
@@ -137,6 +158,95 @@ def test_a_principal_that_is_enrolled_again_has_no_old_roles(store: GovernedStor
     members.enrol("eve")
     assert acting(store, "eve").names() == ("user:eve/diary",)
     assert [member.grants for member in members.list() if member.name == "eve"] == [()]
+
+
+def test_a_member_who_is_enrolled_again_keeps_their_token_until_they_are_given_another(store: GovernedStore) -> None:
+    members = Members(store.bank)
+    members.enrol("eve", token="first", role=Role.READER)
+    members.enrol("eve", role=Role.EDITOR)
+    with pytest.raises(AccessDenied, match="the token is not theirs"):
+        acting(store, "eve").names()
+    assert acting(store, "eve", "first").names()
+    members.enrol("eve", token="second")
+    with pytest.raises(AccessDenied, match="the token is not theirs"):
+        acting(store, "eve", "first").names()
+    assert acting(store, "eve", "second").names()
+    members.revoke("eve")
+    members.enrol("eve", role=Role.READER)
+    assert [member.guarded for member in members.list() if member.name == "eve"] == [False]
+    assert acting(store, "eve").names()
+
+
+def test_a_transaction_sees_what_it_did_to_its_own_members(tmp_path: Path) -> None:
+    store = opened(tmp_path, Hands())
+    members = Members(store.bank)
+    with store.bank.transaction():
+        members.enrol("root", role=Role.OWNER)
+        members.enrol("bob", role=Role.READER)
+    assert [member.name for member in members.list()] == ["bob", "root"]
+    members.enrol("eve", role=Role.OWNER)
+
+    def commit_after_the_own_revocation() -> None:
+        with store.bank.transaction():
+            members.revoke("root")
+            put(store, "law")
+
+    with pytest.raises(AccessDenied, match="revoked"):
+        commit_after_the_own_revocation()
+    assert store.names() == ()
+
+
+def test_a_bank_that_becomes_governed_in_a_transaction_trusts_nobody_else_in_it(tmp_path: Path) -> None:
+    store = opened(tmp_path, Hands())
+
+    def commit_after_an_enrolment() -> None:
+        with store.bank.transaction():
+            Members(store.bank).enrol("eve", role=Role.OWNER)
+            put(store, "law")
+
+    with pytest.raises(AccessDenied, match="the bank does not know"):
+        commit_after_an_enrolment()
+    assert store.names() == () and Members(store.bank).list() == ()
+
+
+def test_a_principal_may_have_thousands_of_grants(tmp_path: Path) -> None:
+    store = opened(tmp_path, Hands())
+    for name in ("law", "tax", "wills"):
+        put(store, name)
+    members = Members(store.bank)
+    members.enrol("root", role=Role.OWNER)
+    members.enrol("eve")
+    scopes = [f"shared/block {number}" for number in range(1200)] + ["shared/law", "shared/tax"]
+    with store.bank.transaction() as now:
+        for scope in scopes:
+            now.append(Action.GRANT, None, {"principal": "eve", "role": "reader", "scope": scope})
+    assert acting(store, "eve").names() == ("law", "tax")
+    members.withdraw("eve", Role.READER, "shared/tax")
+    assert acting(store, "eve").names() == ("law",)
+
+
+def test_a_read_of_the_past_is_noted_in_the_present(store: GovernedStore) -> None:
+    Members(store.bank).enrol("eve", role=Role.READER, scope="shared")
+    past = acting(store, "eve").bank.at(Journal(store.bank).head()[0])
+    assert past.read("law")[0].version.number == 1
+    (noted,) = Journal(store.bank).entries("law", action=Action.READ)
+    assert (noted.principal, noted.detail["number"]) == ("eve", 1)
+
+
+def test_faults_and_secrets_are_for_those_alone_who_administer(store: GovernedStore) -> None:
+    members = Members(store.bank)
+    members.enrol("eve", token="secret", role=Role.EDITOR)
+    with pytest.raises(AccessDenied, match="'eve' may not administer the bank"):
+        acting(store, "eve", "secret").verify()
+    assert store.verify() == ()
+    shown = Journal(store.bank).entries(action=Action.ENROL)
+    assert [entry.detail["token"] for entry in shown] == [True, False]
+    # The hash is that of what is stored, and not of what is shown.
+    with store.bank.ledger.reading() as now:
+        rows = now.connection.execute(select(schema.journal.c.seq, schema.journal.c.hash))
+        stored = {row.seq: row.hash for row in rows}
+    assert {entry.seq: entry.hash for entry in shown} == {entry.seq: stored[entry.seq] for entry in shown}
+    assert acting(store, "eve").bank.ledger.claimed() == Claimed(governed=True, known=True, guarded=True)
 
 
 def test_a_bank_never_loses_its_last_owner(store: GovernedStore) -> None:

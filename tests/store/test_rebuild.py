@@ -13,7 +13,7 @@ from pmemx.core.errors import AccessDenied, StorageError
 from pmemx.store import catalogue, engine, schema
 from pmemx.store.answers import Answers
 from pmemx.store.bank import LEDGER_FILE, Bank
-from pmemx.store.block_bytes import decode
+from pmemx.store.block_bytes import decode, encode
 from pmemx.store.evaluations import Evaluations
 from pmemx.store.governed import GovernedStore
 from pmemx.store.journal import Journal
@@ -184,3 +184,30 @@ def test_a_manifest_whose_weights_are_gone_is_not_salvaged(memory: Path):
         file.unlink()
     assert salvage(store.bank) == ("finance@1",)
     assert block("finance", 2.0).card == store.find("finance").card
+
+
+def test_a_manifest_whose_name_cannot_be_one_is_salvaged_under_its_digest(memory: Path):
+    store = GovernedStore(memory / "bank")
+    put(store, "law")
+    manifest, weights = encode(block("two\nlines", 2.0))
+    for data in (manifest.encode(), weights):
+        store.bank.objects.put(data)
+    for file in (memory / "bank").glob(f"{LEDGER_FILE}*"):
+        file.unlink()
+    odd = f"salvaged {manifest.digest[:12]}"
+    assert set(salvage(store.bank)) == {"law@1", f"{odd}@1"}
+    assert store.find(odd).digest == manifest.digest
+    assert fill(store, odd) == 2.0
+
+
+@pytest.mark.parametrize("damage", ["DROP TABLE bank", "DELETE FROM bank"])
+def test_a_lost_id_of_the_bank_is_given_anew_and_told(new_bank: Callable[[], Bank], damage: str):
+    bank = fill_bank(new_bank())
+    before = answers(bank)
+    with engine.repairing(bank.ledger.location) as connection:
+        connection.execute(text(damage))
+    assert rebuild(bank) == ("bank: was lost; the bank has a new id",)
+    assert rebuild(bank) == ()
+    after = answers(bank)
+    assert len(after["bank"]) == 32 and after["bank"] != before["bank"]
+    assert after | {"bank": ""} == before | {"bank": ""}

@@ -5,9 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from pmemx.core.errors import ConfigError
+from pmemx.core.lifecycle import SELECTABLE
 from pmemx.store import catalogue
 from pmemx.store.bank import Bank
 from pmemx.store.governed import GovernedStore
+from pmemx.store.life import Life
+from pmemx.store.references import Name
 from tests.store.banks import put
 
 CARDS = {
@@ -84,3 +87,39 @@ def test_a_list_is_in_the_order_of_names_with_the_tags_of_the_latest_version(ban
             ("law", 1, ("prod", "stable")),
             ("medicine", 1, ()),
         ]
+
+
+def test_pages_joined_are_the_list_in_the_order_of_code_points(bank: Bank):
+    store = GovernedStore(bank.path, bank.database)
+    for number, name in enumerate(("Zeta", "alpha", "_x", "10", "9", "é", "日本", "a b", "A")):
+        put(store, name, float(number))
+        put(GovernedStore(bank.path, bank.database, namespace="team:x"), name, float(number))
+    with bank.ledger.reading() as now:
+        whole = catalogue.listing(now)
+        for limit in (1, 4, 100):
+            joined, after = [], None
+            while page := catalogue.listing(now, after=after, limit=limit):
+                assert len(page) <= limit
+                joined += page
+                after = Name(page[-1].namespace, page[-1].name)
+            assert joined == whole
+        assert [line.name for line in catalogue.listing(now, text="a", limit=2)] == [
+            "10",
+            "9",
+        ]  # "domain of ..." has an a
+        for limit in (0, -1, 2**40):
+            with pytest.raises(ConfigError, match="at least 1 line"):
+                catalogue.listing(now, limit=limit)
+
+
+def test_names_that_may_be_chosen_are_those_of_the_list(bank: Bank):
+    store = GovernedStore(bank.path, bank.database, principal="root")
+    life = Life(store.bank)
+    put(store, "icy", 1.0)
+    put(store, "old", 2.0)
+    life.freeze("icy")
+    life.archive("old")
+    with bank.ledger.reading() as now:
+        lines = catalogue.listing(now, states=SELECTABLE)
+    assert bank.names() == tuple(sorted(line.full_name for line in lines))
+    assert "old" not in bank.names()

@@ -1,5 +1,7 @@
 """Signatures in the ledger: a version's bytes are vouched for by a key, and by no other."""
 
+import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +10,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pmemx.core.errors import AccessDenied, CorruptBlock
+from pmemx.store.bank import Bank
 from pmemx.store.governed import GovernedStore
 from pmemx.store.members import Members, Role
-from pmemx.store.signature import key_id
-from pmemx.store.signing import Signing
+from pmemx.store.migrate import migrate
+from pmemx.store.signature import key_id, verify_version
+from pmemx.store.signing import Signing, bundles_of
 from tests.store.banks import Hands, opened, put
 
 
@@ -86,3 +90,19 @@ def test_signing_asks_write_and_the_ledger_holds_no_private_key(store: GovernedS
     eve.verify("expert 1", public)
     with pytest.raises(AccessDenied):
         eve.sign("expert 2", private, public)
+
+
+def test_what_is_signed_is_the_manifest_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = Bank(shutil.copytree(Path(__file__).parent / "golden" / "format_one", tmp_path / "bank"), principal="root")
+    migrate(bank)
+    private, public = key_pair(tmp_path, "ada")
+    Signing(bank).sign("law@1", private, public)
+    found, manifest, weights = bank.read("law@1")
+    stored = bank.objects.get(found.version.digest)
+    assert hashlib.sha256(stored).hexdigest() == found.version.digest != manifest.digest
+    with bank.ledger.reading() as now:
+        (bundle,) = bundles_of(now, found.version.digest).values()
+    verify_version(stored, weights, bundle, public)
+    # A later pmemx encodes otherwise.
+    monkeypatch.setattr("pmemx.store.manifest.FORMAT", 3)
+    Signing(bank).verify("law@1", public)

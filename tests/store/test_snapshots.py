@@ -8,9 +8,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pmemx.core.errors import AccessDenied, ConfigError, CorruptBlock, IllegalTransition, StorageError, UnknownBlock
+from pmemx.core.errors import (
+    AccessDenied,
+    ConfigError,
+    CorruptBlock,
+    IllegalTransition,
+    PolicyRefused,
+    StorageError,
+    UnknownBlock,
+)
 from pmemx.core.event import Action
 from pmemx.core.lifecycle import State
+from pmemx.core.tag_policy import Bound, TagPolicy
 from pmemx.store import catalogue
 from pmemx.store.bank import Bank
 from pmemx.store.collector import Collector
@@ -223,7 +232,7 @@ def test_moments_are_names_entries_and_times(store: GovernedStore, clock: Hands)
     snapshots.take("spring")
     with pytest.raises(ConfigError, match="already"):
         snapshots.take("spring")
-    for name in ("", " ", "12"):
+    for name in ("", " ", "12", "two\nlines", "\x1b[31m", "\u202etxet"):
         with pytest.raises(ConfigError):
             snapshots.take(name)
     assert [(s.name, s.moment) for s in snapshots.list()] == [("spring", 2)]
@@ -242,3 +251,76 @@ def test_only_an_owner_of_the_bank_takes_and_restores(store: GovernedStore) -> N
         with pytest.raises(AccessDenied):
             attempt()
     assert eve.view(1).names() == ("law",)
+
+
+def test_a_restore_brings_the_tags_of_an_expired_block_back_in_versions_of_their_own(store: GovernedStore) -> None:
+    life, snapshots = Life(store.bank), Snapshots(store.bank)
+    put(store, "law", 1.0)
+    put(store, "law", 2.0)
+    store.tag("law@1", "stable")
+    life.use("law")
+    snapshots.take("first")
+    before = told(store.bank)
+    life.archive("law")
+    life.expire("law")
+    assert Collector(store.bank).collect(dry_run=False) == ()
+    assert told(snapshots.view("first")) == before
+    snapshots.restore("first")
+    assert told(store.bank) == before
+    assert (store.tags("law"), store.find("law").number) == ({"stable": 3}, 4)
+    assert life.state("law") is State.ACTIVATED
+    assert snapshots.restore("first").changed == ()
+    assert store.verify() == ()
+
+
+def test_a_restore_puts_no_tag_on_bytes_that_were_collected(store: GovernedStore) -> None:
+    life = Life(store.bank)
+    put(store, "law", 1.0)
+    put(store, "law", 2.0)
+    store.tag("law@1", "stable")
+    moment = Journal(store.bank).head()[0]
+    life.archive("law")
+    life.expire("law")
+    Collector(store.bank).collect(dry_run=False)
+    put(store, "law", 2.0)
+    with pytest.raises(CorruptBlock, match=r"shared/law@1: .* was collected"):
+        Snapshots(store.bank).restore(moment)
+    assert store.tags("law") == {}
+
+
+def test_a_restore_to_when_a_block_had_expired_takes_it_out_of_selection(store: GovernedStore) -> None:
+    life = Life(store.bank)
+    put(store, "law", 1.0)
+    life.archive("law")
+    life.expire("law")
+    moment = Journal(store.bank).head()[0]
+    put(store, "law", 2.0)
+    restored = Snapshots(store.bank).restore(moment)
+    assert [str(name) for name in restored.archived] == ["shared/law"]
+    assert life.state("law") is State.ARCHIVED
+
+
+def test_a_restore_obeys_a_policy_that_was_set_since(store: GovernedStore) -> None:
+    put(store, "law", 1.0)
+    store.tag("law", "stable")
+    moment = Journal(store.bank).head()[0]
+    store.bank.untag("law", "stable")
+    store.promotions.protect("stable", TagPolicy(bounds=(Bound(metric="lost", at_most=0.1),)))
+    with pytest.raises(PolicyRefused, match="lost"):
+        Snapshots(store.bank).restore(moment)
+    store.promotions.unprotect("stable")
+    Snapshots(store.bank).restore(moment)
+    assert store.tags("law") == {"stable": 1}
+
+
+def test_a_view_of_the_past_knows_no_snapshot_of_the_future(store: GovernedStore) -> None:
+    put(store, "law", 1.0)
+    Snapshots(store.bank).take("first")
+    moment = Journal(store.bank).head()[0]
+    Snapshots(store.bank).drop("first")
+    Snapshots(store.bank).take("second")
+    past = Snapshots(store.bank.at(moment))
+    assert [snapshot.name for snapshot in past.list()] == ["first"]
+    assert Snapshots(store.bank.at(1)).list() == ()
+    with pytest.raises(UnknownBlock, match="there are first"):
+        past.moment("second")

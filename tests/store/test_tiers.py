@@ -77,6 +77,55 @@ def test_an_object_in_both_places_is_one(tmp_path: Path) -> None:
     assert not objects.has(sha256)
 
 
+@pytest.mark.parametrize("rotten", ["bank", "cold"])
+@pytest.mark.parametrize("archived", [True, False])
+def test_a_damaged_twin_in_either_place_costs_no_sound_one(
+    store: GovernedStore, tmp_path: Path, rotten: str, archived: bool
+) -> None:
+    put(store, "law", 7.0)
+    weights = store.bank.found("law").weights
+    LocalObjects(tmp_path / "cold").put(store.bank.objects.get(weights))
+    LocalObjects(tmp_path / rotten).file(weights).write_bytes(b"rot")
+    assert fill(store, "law") == 7.0
+    if archived:
+        Life(store.bank).archive("law")
+    moved = settle(store.bank)
+    assert (moved.cooled, moved.warmed) == (((weights,), ()) if archived else ((), (weights,)))
+    assert (weights in held(tmp_path / "cold"), weights in held(tmp_path / "bank")) == (archived, not archived)
+    assert fill(store, "law") == 7.0
+    assert store.verify() == ()
+
+
+@pytest.mark.parametrize("cooling", [True, False])
+def test_what_is_moved_while_it_is_read_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cooling: bool
+) -> None:
+    warm, cold = LocalObjects(tmp_path / "warm"), LocalObjects(tmp_path / "cold")
+    source, target = (warm, cold) if cooling else (cold, warm)
+    sha256 = source.put(b"one")
+    get, has = LocalObjects.get, LocalObjects.has
+
+    def move() -> None:
+        if has(source, sha256):
+            target.put(b"one")
+            source.delete(sha256)
+
+    def has_and_move(self: LocalObjects, asked: str) -> bool:
+        found = has(self, asked)
+        if self == source:
+            move()
+        return found
+
+    def get_and_move(self: LocalObjects, asked: str) -> bytes:
+        if self == cold or cooling:
+            move()
+        return get(self, asked)
+
+    monkeypatch.setattr(LocalObjects, "has", has_and_move)
+    monkeypatch.setattr(LocalObjects, "get", get_and_move)
+    assert TieredObjects(warm, cold).get(sha256) == b"one"
+
+
 def test_a_bank_of_one_tier_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one tier"):
         settle(opened(tmp_path, Hands()).bank)

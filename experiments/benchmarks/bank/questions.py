@@ -57,6 +57,7 @@ def questions(bank: Bank, size: int) -> dict[str, Callable[[], int]]:
 
     return {
         "list": lambda: listed(),
+        "list, a page of 100": lambda: listed(after=Name("shared", name(middle)), limit=100),
         "names": lambda: len(bank.names()),
         "search, domain": lambda: listed(where={"domain": "domain 007"}),
         "search, field of the user's": lambda: listed(where={"extra.team": f"team {size % TEAMS}"}),

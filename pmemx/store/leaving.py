@@ -1,5 +1,6 @@
 """The gate through which blocks leave a bank: who may take what, in which form, and the note that they did."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +30,11 @@ class Contents:
     encoded: bytes
     weights: bytes
     block: CapabilityBlock
+
+    @property
+    def digest(self) -> str:
+        """Of the manifest's bytes, which an older pmemx may have written: the digest of the version."""
+        return hashlib.sha256(self.encoded).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,8 @@ def note(bank: Bank, leaving: Sequence[Found], *, to: str, redacted: bool, detai
             raise
 
 
-def blocks_to_leave(
-    bank: Bank, references: Iterable[str], *, redacted: bool = False, to: str = "files"
-) -> list[CapabilityBlock]:
-    """Blocks for an export to files, past the gate; each is noted in the journal. to: where, for whoever reads that.
+def leave(bank: Bank, references: Iterable[str], *, redacted: bool = False, to: str = "files") -> list[Contents]:
+    """Versions for an export to files, past the gate; each is noted in the journal. to: where, for whoever reads that.
 
     Nothing is noted unless every one of them may leave and is sound. Raises AccessDenied, CorruptBlock, UnknownBlock,
     IllegalTransition.
@@ -129,10 +133,10 @@ def blocks_to_leave(
         found = [catalogue.resolve(now, reference) for reference in references]
         for one in found:
             permit(now, [one], redacted=redacted)
-    blocks = [parcel(bank, one, redacted=redacted).open(bank).block for one in found]
+    leaving = [parcel(bank, one, redacted=redacted).open(bank) for one in found]
     for one in found:
         note(bank, [one], to=to, redacted=redacted, detail={})
-    return blocks
+    return leaving
 
 
 def _manifest(bank: Bank, found: Found) -> tuple[Manifest, bytes]:
