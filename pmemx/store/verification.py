@@ -25,7 +25,8 @@ _UNREPLAYABLE = (AssertionError, AttributeError, KeyError, TypeError, ValueError
 
 
 def findings(bank: Bank, *, tensors: Tensors | None = None, head: str = "") -> Iterator[str]:
-    """One line per fault; none for a sound bank. Asks ADMINISTER on the bank, since faults name blocks.
+    """One line per fault; none for a sound bank. Asks ADMINISTER on the bank, since faults name blocks; an owner who is
+    refused because their own rows were damaged rebuilds the tables, which asks the journal.
 
     tensors: how to check that weights are what their manifest declares; without it their digests alone are checked.
     head: a hash of the journal that was noted elsewhere; a journal without it has lost what came up to there.
