@@ -2,24 +2,21 @@
 
 import json
 import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from pmemx.store.references import hidden
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Control characters (ANSI escapes among them), half characters, separators of lines: a terminal obeys them.
-_HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# Bidirectional controls: they change the order in which the rest is read.
-_TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 # A line of a table is one line in a file, however long.
 _WIDE = 100_000
 
 
 def visible(text: str) -> str:
     """The text on one line, with escapes in place of what could be obeyed or hidden."""
-    return "".join(_escaped(c) if _obeyed(c) else c for c in text)
+    return "".join(_escaped(c) if hidden(c) else c for c in text)
 
 
 def print_line(text: str) -> None:
@@ -83,10 +80,6 @@ def _cell(value: object) -> str:
 def _write(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def _obeyed(character: str) -> bool:
-    return unicodedata.category(character) in _HIDDEN or unicodedata.bidirectional(character) in _TURNING
 
 
 def _escaped(character: str) -> str:

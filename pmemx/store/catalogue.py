@@ -192,16 +192,11 @@ def listing(
     "tag" or "name". text: what a name, a domain or a base's name must contain, whatever the case. after, limit: a page,
     of so many lines after that block. Raises ConfigError for a field that no card has.
     """
-    query = (
-        select(
-            _B.c.namespace, _B.c.name, _V.c.number, _V.c.digest, *(_V.c[facet] for facet in FACETS),
-            _V.c.rank, _V.c.sites, _V.c.size, _S.c.state, _B.c.uid, _V.c.expires, _B.c.id,
-        )
-        .join(_T, and_(_T.c.block == _B.c.id, _T.c.tag == LATEST, _held(now, _T)))
-        .join(_V, and_(_V.c.block == _B.c.id, _V.c.number == _T.c.number))
-        .join(_S, and_(_S.c.block == _B.c.id, _held(now, _S)))
+    query = select(
+        _B.c.namespace, _B.c.name, _V.c.number, _V.c.digest, *(_V.c[facet] for facet in FACETS),
+        _V.c.rank, _V.c.sites, _V.c.size, _S.c.state, _B.c.uid, _V.c.expires, _B.c.id,
     )  # fmt: skip
-    query = _restricted(query, now)
+    query = _restricted(_of_latest(query, now), now)
     if states is not None:
         query = query.where(_S.c.state.in_([state.value for state in states]))
     for path, value in (where or {}).items():
@@ -236,10 +231,7 @@ def listing(
 def selectable(now: Transaction, *, time: int) -> list[tuple[str, str]]:
     """Namespace and name of the blocks that the principal may read and a router may choose; time: for their TTL."""
     query = (
-        select(_B.c.namespace, _B.c.name)
-        .join(_T, and_(_T.c.block == _B.c.id, _T.c.tag == LATEST, _held(now, _T)))
-        .join(_V, and_(_V.c.block == _B.c.id, _V.c.number == _T.c.number))
-        .join(_S, and_(_S.c.block == _B.c.id, _held(now, _S)))
+        _of_latest(select(_B.c.namespace, _B.c.name), now)
         .where(_S.c.state.in_([state.value for state in SELECTABLE]))
         .where(or_(_V.c.expires > time, _S.c.state == State.FROZEN.value))
     )
@@ -283,6 +275,15 @@ def with_digest(now: Transaction, digest: str) -> list[Found]:
     """Versions of exactly that digest that the principal may read, oldest first."""
     query = _select_versions().where(_V.c.digest == digest, _V.c.seq <= now.moment).order_by(_V.c.seq)
     return [_found(row) for row in now.connection.execute(_restricted(query, now))]
+
+
+def _of_latest(query: _Query, now: Transaction) -> _Query:
+    """The query over every block with its latest version and its state."""
+    return (
+        query.join(_T, and_(_T.c.block == _B.c.id, _T.c.tag == LATEST, _held(now, _T)))
+        .join(_V, and_(_V.c.block == _B.c.id, _V.c.number == _T.c.number))
+        .join(_S, and_(_S.c.block == _B.c.id, _held(now, _S)))
+    )
 
 
 def _page(now: Transaction, query: Select[Any], after: Name | None, limit: int | None) -> Select[Any]:

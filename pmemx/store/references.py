@@ -9,6 +9,7 @@ from pmemx.core.errors import ConfigError
 SHARED = "shared"
 LATEST = "latest"
 _NAMESPACE = re.compile(r"shared|(?:user|team):[\w.@+-]{1,64}")
+_OBEYED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BIDIRECTIONAL_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
 MAX_NAME = 300
@@ -74,6 +75,11 @@ def check_tag(tag: str) -> None:
 
 def printable(text: str) -> bool:
     """Whether a text can be shown on one line, in its own direction."""
+    return not any(map(hidden, text))
+
+
+def hidden(character: str) -> bool:
+    """Whether a character is obeyed rather than shown: a control (ANSI escapes among them), half a character, a separator
+    of lines, or a turn of the direction in which the rest is read."""
     # Not str.isprintable, which refuses the joiners inside emoji.
-    hidden = ("Cc", "Cs", "Zl", "Zp")
-    return not any(unicodedata.category(c) in hidden or c in _BIDIRECTIONAL_CONTROLS for c in text)
+    return unicodedata.category(character) in _OBEYED or character in _BIDIRECTIONAL_CONTROLS
