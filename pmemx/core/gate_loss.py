@@ -1,7 +1,7 @@
-"""What a gate's decisions should look like: sharp, balanced, right; functions of scores and their softmax shares."""
+"""What a gate's decisions should look like: sharp, balanced, right; functions of scores, of their softmax shares, of logits."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,6 +50,46 @@ def entropy_loss(share: Float[Tensor, "decision choice"]) -> Float[Tensor, ""]:
 def mutual_information_loss(share: Float[Tensor, "decision choice"]) -> Float[Tensor, ""]:
     """-(H(mean share) - mean H(share)): low when decisions are sharp and balanced over the batch (arXiv:2212.08066)."""
     return entropy_loss(share) - _entropy(share.mean(dim=0))
+
+
+def mole_balance_loss(share: Float[Tensor, "decision choice"]) -> Float[Tensor, ""]:
+    """-log prod_e P_e = -sum_e log P_e, P_e the mean share of expert e: E log E when balanced (MoLE, arXiv:2404.13628).
+
+    The paper's mean is over the blocks of one input; here it is over all decisions, those of a batch and of its sites: the
+    batch and not each text must use every expert. "No expert", which the paper has not, is no factor, and so gives way.
+    An expert that has no share at all adds the constant -log of the smallest number, and no gradient.
+    """
+    mean = share[:, 1:].mean(dim=0)
+    return -mean.clamp_min(torch.finfo(share.dtype).tiny).log().sum()
+
+
+def localised_balance_loss(
+    importance: Float[Tensor, "row expert"], own: Bool[Tensor, "row expert"], delta: float
+) -> Float[Tensor, ""]:
+    """(std / mean)^2 of Z = importance * (1 + delta where the expert is of the row's type, 1 - delta elsewhere).
+
+    importance: shares of an expert at one site, summed over the decisions of a row. own: whether expert and row are of one
+    type; in the paper (LoRAMoE, arXiv:2312.09979) two types with many experts each, in a bank of one expert a domain each
+    its own. The paper divides the variance by the mean; here it is divided by the mean twice, as in the authors' code, so that
+    the number of tokens does not scale it. Like importance_loss it takes the variance of all entries, and does not estimate it.
+
+    The loss is least, and Z even, when a row's own experts have (1 - delta) / (1 + delta) times the share of each other:
+    delta > 0, as published, holds a row's own experts back, delta < 0 favours them, and delta = 0 balances within every
+    row. Long rows weigh more than short ones, so that with rows of unequal length it never reaches zero.
+    """
+    weighed = importance * torch.where(own, 1 + delta, 1 - delta)
+    return weighed.var(correction=0) / weighed.mean().square().clamp_min(torch.finfo(weighed.dtype).tiny)
+
+
+def prediction_entropy_loss(
+    logits: Float[Tensor, "batch token vocabulary"], prompt: Bool[Tensor, "batch token"]
+) -> Float[Tensor, ""]:
+    """Mean entropy in nats of what the model predicts after every token of the prompt; 0 where there is no prompt.
+
+    It reads no label, so a gate can be fitted to the very texts it will serve (AdaMerging, arXiv:2310.02575; WE-MoE,
+    arXiv:2402.00433, whose models classify an image once; a language model predicts at every token).
+    """
+    return _entropy(logits[prompt].float().softmax(dim=-1)).sum() / prompt.sum().clamp_min(1)
 
 
 def _entropy(share: Float[Tensor, "*decision choice"]) -> Float[Tensor, "*decision"]:

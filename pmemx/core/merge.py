@@ -3,11 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import final
+from typing import ClassVar, final
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from pmemx.core.block import CapabilityBlock, LoraFactors
 from pmemx.core.canonical import plain
@@ -15,14 +17,21 @@ from pmemx.core.card import BlockCard, Origin, Sensitivity
 from pmemx.core.errors import ConfigError, IncompatibleBlock
 from pmemx.core.low_rank import Cut, Rank
 
+Moments = Mapping[str, Float[Tensor, "_width_in _width_in"]]
+"""Uncentred second moments E[x x^T] of what each site reads, by site; sites that an expert leaves alone read, too."""
+
 
 @dataclass(frozen=True, eq=False)
 class Parent:
-    """A block that enters a merge, its weight, and the digest of its version in the store."""
+    """A block that enters a merge, its weight, and the digest of its version in the store.
+
+    moments: of the block's own data, at the sites of all blocks of the merge; None where no merge asks for them.
+    """
 
     block: CapabilityBlock
     weight: float
     digest: str
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +48,13 @@ class Experts:
     """What a method merges: factors by site and weights, in the order of the parents' names.
 
     They lie on the CPU in one type, at least float32: weights and scales that are folded into half-precision factors
-    would be rounded.
+    would be rounded. moments: of every expert at every site, in the same order; empty where the method does not
+    read them.
     """
 
     factors: tuple[Mapping[str, LoraFactors], ...]
     weights: tuple[float, ...]
+    moments: tuple[Moments, ...] = ()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -66,18 +77,27 @@ class Experts:
 
 
 class Merge(ABC):
-    """Blocks to one block, on the CPU. A frozen dataclass of settings, which becomes part of the block's recipe."""
+    """Blocks to one block, on the CPU. A frozen dataclass of settings, which becomes part of the block's recipe.
+
+    reads_moments: whether the method needs data, as second moments of what the sites read.
+    """
+
+    reads_moments: ClassVar[bool] = False
 
     @final
     def __call__(self, parents: Sequence[Parent], *, name: str, generator: torch.Generator) -> Merged:
         """Merge; experts may differ in rank, scale and sites, and their order does not matter, not even to a draw.
 
         generator: on the CPU, for methods that draw. Raises IncompatibleBlock when there is no parent, one comes twice,
-        or they are of different bases; ConfigError for a weight that is no finite number.
+        or they are of different bases; ConfigError for a weight that is no finite number, and for a parent without
+        moments where the method reads them.
         """
         _check(parents)
         parents = sorted(parents, key=lambda parent: (parent.block.card.name, parent.digest))
-        cuts = self.merged_sites(_experts(parents), generator)
+        experts = _experts(parents)
+        if self.reads_moments:
+            experts = replace(experts, moments=tuple(_moments(self, parent, experts) for parent in parents))
+        cuts = self.merged_sites(experts, generator)
         lost, total = sum(cut.lost for cut in cuts.values()), sum(cut.total for cut in cuts.values())
         lost_energy = lost / total if total else 0.0
         factors = {site: cut.factors for site, cut in cuts.items()}
@@ -124,6 +144,27 @@ def _experts(parents: Sequence[Parent]) -> Experts:
         ),
         tuple(float(parent.weight) for parent in parents),
     )
+
+
+def _moments(merge: Merge, parent: Parent, experts: Experts) -> dict[str, Tensor]:
+    name, given = parent.block.card.name, parent.moments or {}
+    if missing := [site for site in experts.sites if site not in given]:
+        raise ConfigError(
+            f"{type(merge).__name__} reads second moments of what every site reads, but {name} comes without those of "
+            f"{missing[0]}; collect them on its own data with runtime.moments, as the merge stage of a run does"
+        )
+    found = {}
+    for site in experts.sites:
+        width = next(factors[site].A.shape[1] for factors in experts.factors if site in factors)
+        if given[site].shape != (width, width):
+            raise IncompatibleBlock(
+                f"moments of {name} at {site} have shape {tuple(given[site].shape)}, but the site reads {width} numbers; "
+                f"collect them on the base of these blocks"
+            )
+        if not given[site].isfinite().all():
+            raise ConfigError(f"moments of {name} at {site} hold NaN or infinity; collect them in float32")
+        found[site] = given[site].detach().cpu()
+    return found
 
 
 def _card(merge: Merge, parents: Sequence[Parent], name: str, lost_energy: float) -> BlockCard:

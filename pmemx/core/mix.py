@@ -24,7 +24,8 @@ class Mix(ABC):
     """A routing, made ready for the sites that share it.
 
     What needs a gradient is not kept from one site for the next: a checkpointed layer, which is computed again by itself,
-    must save the same tensors both times.
+    must save the same tensors both times. Factors that are trained (core.trainable) take the plain products, of which
+    autograd keeps what it needs: those of core.product give frozen factors no gradient.
     """
 
     @abstractmethod
@@ -55,6 +56,8 @@ class DenseMix(Mix):
         if self.mixing == "before":
             by_row = weight.index_select(2, site.layout.owner)
             return _add_product(y, _met(x @ A.T, by_row, site.layout.place, site.layout.widest), B)
+        if _records(A, B):
+            return y + site.layout.weigh(x @ A.T, weight) @ B
         if _records(x, weight):
             weight = weight.expand(x.shape[0], -1, -1)
             return y + DenseProduct.apply(x, weight, A, B, site.layout)  # pyright: ignore[reportOperatorIssue]
@@ -83,6 +86,9 @@ class SequenceMix(Mix):
             place = site.layout.place[index][:, None]
             low = _met(low, weight.to(y.dtype)[:, None], place, site.layout.widest)
             return y + low @ rows_of(site.B, index).to(y.dtype)
+        if _records(site.A, site.B):
+            low = x @ rows_of(site.A, index).to(y.dtype).mT
+            return y + (low * weight.to(y.dtype)[:, None]) @ rows_of(site.B, index).to(y.dtype)
         if _records(x, weight):
             A, B, rows = site.A.to(y.dtype), site.B.to(y.dtype), x.shape[0]
             weight, index = weight.to(y.dtype).expand(rows, -1), index.expand(rows, -1)
@@ -109,6 +115,33 @@ class SequenceMix(Mix):
         return index, weight
 
 
+class HeadedMix(Mix):
+    """Weights by head: what a site reads and what it puts out fall into equal pieces, weighed one by one (arXiv:2211.03831).
+
+    before: (sum w B)(sum w A), where the columns of A and the rows of B in a piece have the weights of its head. after: the
+    sum of the experts' outputs, whose pieces have the weights of their heads; what is read is not weighed.
+    """
+
+    def __init__(self, heads: Float[Tensor, "batch token expert head"], mixing: Mixing) -> None:
+        self.heads = heads
+        self.mixing: Mixing = mixing
+
+    def add(self, y: Tensor, x: Tensor, site: SiteFactors) -> Tensor:
+        """See Mix."""
+        x, A, B, layout = x.to(y.dtype), site.A.to(y.dtype), site.B.to(y.dtype), site.layout
+        weights = self.heads.to(y.dtype).index_select(2, layout.owner).unbind(dim=3)
+        num_heads = len(weights)
+        if self.mixing == "before":
+            pieces = zip(x.chunk(num_heads, dim=-1), A.chunk(num_heads, dim=1), weights, strict=True)
+            low = sum((x @ A.T * weight for x, A, weight in pieces), x.new_zeros(()))
+            low = _meet(low, layout.place, layout.widest)
+        else:
+            low = x @ A.T
+        pieces = zip(B.chunk(num_heads, dim=1), weights, strict=True)
+        update = torch.cat([(low * weight) @ B for B, weight in pieces], dim=-1)
+        return y + update if _records(y, update) or not y.is_contiguous() else y.add_(update)
+
+
 class SegmentMix(Mix):
     """Token-level top-k: tokens are sorted by expert once, and every expert in use reads its segment."""
 
@@ -122,6 +155,10 @@ class SegmentMix(Mix):
             return y
         flat, weight = x.to(y.dtype).flatten(0, -2), pairs.weight.to(y.dtype)
         factors = tuple((A.to(y.dtype), B.to(y.dtype)) for A, B in map(site.expert, pairs.slots))
+        if _records(site.A, site.B):
+            read = zip(flat.index_select(0, pairs.token).split(pairs.sizes), weight.split(pairs.sizes), strict=True)
+            said = [(x @ A.T * w[:, None]) @ B for (x, w), (A, B) in zip(read, factors, strict=True)]
+            return y + torch.zeros_like(y).flatten(0, -2).index_add(0, pairs.token, torch.cat(said)).view_as(y)
         if _records(x, weight, y) or not y.is_contiguous():
             update = SegmentedProduct.apply(flat, weight, pairs.token, pairs.sizes, factors)
             return y + update.view_as(y)  # pyright: ignore[reportOptionalMemberAccess]
@@ -192,6 +229,8 @@ def plan(routing: Routing, *, rows: int, dtype: torch.dtype, mixing: Mixing = "a
     chosen, num_experts = routing.index.shape[2], routing.num_experts
     if chosen == 0 or weightless:
         return NoMix()
+    if routing.heads is not None:
+        return HeadedMix(routing.heads, mixing)
     # A free slot is never chosen, so that a soft decision over all experts may take fewer than all slots.
     most = 2 * chosen > num_experts > 1
     if routing.index.shape[1] == 1:
@@ -225,15 +264,18 @@ def _records(*tensors: Tensor) -> bool:
 
 
 def _met(low: Tensor, weight: Tensor, place: Tensor, widest: int) -> Tensor:
+    return _meet(low * weight, place, widest) * weight
+
+
+def _meet(low: Tensor, place: Tensor, widest: int) -> Tensor:
     # Equal ranks of different experts meet: sum_e w_e A_e x, then each expert's B reads the sum.
-    low = low * weight
     place = place.expand(low.shape)
     together = low.new_zeros(*low.shape[:-1], widest).scatter_add(-1, place, low)
-    return together.gather(-1, place) * weight
+    return together.gather(-1, place)
 
 
 def _add_product(y: Tensor, low: Tensor, B: Tensor) -> Tensor:
-    if y.is_contiguous() and not _records(y, low):
+    if y.is_contiguous() and not _records(y, low, B):
         y.view(-1, y.shape[-1]).addmm_(low.flatten(0, -2), B)
         return y
     return y + low @ B

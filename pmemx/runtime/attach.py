@@ -18,11 +18,10 @@ from transformers.cache_utils import Cache, StaticCache
 from pmemx.core.bank import ExpertBank, SiteFactors, place
 from pmemx.core.block import CapabilityBlock
 from pmemx.core.errors import IncompatibleBlock, PmemxError
-from pmemx.core.gate import ContextGate, FactorGate, Gate, SiteGate
+from pmemx.core.gate import ContextGate, FactorGate, Gate, HeadedGate, SiteGate
 from pmemx.core.mix import Mixing
 from pmemx.core.profile import Profile
 from pmemx.core.routing import Observer, Routing, Select
-from pmemx.core.vote import vote_on_prompt
 from pmemx.runtime.cache import Decision, Kept, RoutingLayer, Stamp, routing_layer
 from pmemx.runtime.checkpointing import Recomputing
 from pmemx.runtime.fitting import check_gate, check_sites, check_sites_of
@@ -233,7 +232,9 @@ class Routed:
         gate = self._context_gate()
         kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
         running = self._prepare(kwargs)
-        return self._scores(gate, running, ids, kwargs)
+        heard = self._heard(gate, running, ids, kwargs)
+        with in_float32(heard):
+            return gate.score(heard, running.domain)
 
     def pooled(
         self, ids: Int[Tensor, "batch token"], attention: Int[Tensor, "batch token"]
@@ -242,7 +243,51 @@ class Routed:
         gate = self._context_gate()
         kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
         running = self._prepare(kwargs)
-        return vote_on_prompt(self._said(gate, running, ids, kwargs), running.prompt, gate.pool)
+        return gate.pool.on_prompt(self._said(gate, running, ids, kwargs), running.prompt)
+
+    def pooled_at_sites(
+        self, ids: Int[Tensor, "batch token"], attention: Int[Tensor, "batch token"]
+    ) -> dict[str, Float[Tensor, "batch 1 feature"]]:
+        """What the prompts of these rows say to a site gate at every site of the base. Raises PmemxError for another gate."""
+        gate = self.gate
+        if not isinstance(gate, SiteGate):
+            raise PmemxError("only a gate that decides at sites hears what they read")
+        kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
+        running = self._prepare(kwargs)
+        found: dict[str, Tensor] = {}
+
+        def hear(site: str, x: Tensor) -> None:
+            with in_float32(x):
+                found[site] = gate.pool.on_prompt(gate(site, x), running.prompt)
+
+        with self._looking((running, hear)):
+            self._look.over(ids, kwargs, None)
+        return found
+
+    def read(
+        self, ids: Int[Tensor, "batch token"], attention: Int[Tensor, "batch token"]
+    ) -> tuple[Float[Tensor, "batch seen width"], Bool[Tensor, "batch token"]]:
+        """The states that a context gate reads of these rows, its reach included, and which tokens are prompt."""
+        gate = self._context_gate()
+        kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
+        running = self._prepare(kwargs)
+        return self._states(gate, running, ids, kwargs), running.prompt
+
+    def adopt(self, gate: Gate) -> None:
+        """Serve with another gate from the next pass on: the same one grown by an expert, or trained anew.
+
+        Caches that were decided by the earlier one are refused. Raises IncompatibleBlock when it was built for other experts
+        or sites, PmemxError where no gate serves.
+        """
+        if self.gate is None:
+            raise PmemxError("no gate serves here; attach the bank with a gate and a selection")
+        check_gate(gate, self.bank)
+        with self._lock.alone():
+            self.gate = gate.to(self._device)
+            self._defaults = replace(self._defaults, serial=self._defaults.serial + 1)
+            if isinstance(gate, FactorGate):
+                for expert, name in enumerate(gate.shape.experts):
+                    gate.read_expert(expert, self.bank.factors(name))
 
     def _context_gate(self) -> ContextGate:
         if not isinstance(self.gate, ContextGate):
@@ -354,11 +399,14 @@ class Routed:
         before = int(cache.get_seq_length()) if continues and cache is not None else 0
         attended = attended_tokens(kwargs.get("attention_mask"), tokens, before)
         prompt = torch.zeros_like(attended) if continues else attended
-        if request.prompt is not None and not continues:
+        turned = self.gate is not None and rules.fixed is None and self.gate.granularity == "turn"
+        # A turn that continues a cache is as long as its pass; what marked the first turn says nothing of later ones.
+        later_turn = turned and continues and request.prompt is not None and request.prompt.shape[1] == length > 1
+        if request.prompt is not None and (not continues or later_turn):
             prompt = prompt_by_row(request.prompt.to(tokens.device), rows, length)
         prompted = self.gate is not None and rules.fixed is None and self.gate.granularity == "prompt"
-        if prompted:
-            self._check_prompt(request, kwargs, continues, length)
+        if prompted or turned:
+            self._check_prompt(request, kwargs, continues, length, turned)
         if not continues:
             kept.prompt_tokens = length if request.prompt is None else request.prompt.shape[1]
         running = Pass(
@@ -378,7 +426,7 @@ class Routed:
         return running
 
     @staticmethod
-    def _check_prompt(request: Request, kwargs: dict[str, Any], continues: bool, length: int) -> None:
+    def _check_prompt(request: Request, kwargs: dict[str, Any], continues: bool, length: int, turned: bool) -> None:
         """Raises PmemxError where a decision about the prompt would see drafts of the answer, or a part of the prompt only."""
         if request.prompt is not None:
             return
@@ -390,7 +438,7 @@ class Routed:
                 f"the last {asked - 1} tokens of this pass may be drafts, which a decision about the prompt must not "
                 f"see; mark the prompt: `with routed.given(prompt=attention_mask.bool())`"
             )
-        if continues and length > 1:
+        if continues and length > 1 and not turned:
             raise PmemxError(
                 f"{length} tokens continue a cache whose decision was taken about the tokens before them; read the prompt in "
                 f"one pass, or mark it if these are none of it: `with routed.given(prompt=...)`"
@@ -515,7 +563,10 @@ class Routed:
     def _decide(self, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> None:
         gate = self.gate
         if isinstance(gate, ContextGate):
-            scores = self._scores(gate, running, ids, kwargs)
+            heard = self._heard(gate, running, ids, kwargs)
+            with in_float32(heard):
+                score = gate.score_heads if isinstance(gate, HeadedGate) else gate.score
+                scores = score(heard, running.domain)
             if scores.dim() == 3:
                 running.decide("", scores)
             else:
@@ -523,15 +574,17 @@ class Routed:
                 for number, site in enumerate(gate.shape.sites):
                     running.decide(site, scores[:, :, number])
         elif gate is not None and gate.level == "model":
-            said = self._look_at_sites(gate, running, ids, kwargs)
-            running.decide("", running.vote("", said))
+            running.decide("", self._look_at_sites(gate, running, ids, kwargs))
 
-    def _scores(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        heard = running.vote("", self._said(gate, running, ids, kwargs))
-        with in_float32(heard):
-            return gate.score(heard, running.domain)
+    def _heard(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        return running.vote("", self._said(gate, running, ids, kwargs))
 
     def _said(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        hidden = self._states(gate, running, ids, kwargs)
+        with in_float32(hidden):
+            return gate.read(hidden)
+
+    def _states(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         with self._looking(None):
             hidden = self._look.hidden(gate.layer, ids, kwargs, self._base_cache(gate, running, kwargs))
         inside = running.prompt if gate.granularity == "prompt" else running.attended
@@ -543,8 +596,7 @@ class Routed:
             hidden = torch.cat([before, hidden], dim=1)
             if gate.granularity != "prompt":
                 running.kept.last = hidden[:, -gate.reach :]
-        with in_float32(hidden):
-            return gate.read(hidden)
+        return hidden
 
     def _look_at_sites(self, gate: SiteGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
         total: list[Tensor] = []
@@ -552,8 +604,8 @@ class Routed:
 
         def hear(site: str, x: Tensor) -> None:
             with torch.set_grad_enabled(trains), in_float32(x):
-                said = gate(site, x)
-                total[:] = [total[0] + said] if total else [said]
+                scores = gate.score(site, running.vote(site, gate(site, x)))
+                total[:] = [total[0] + scores] if total else [scores]
 
         with self._looking((running, hear)):
             self._look.over(ids, kwargs, self._base_cache(gate, running, kwargs))

@@ -27,15 +27,13 @@ class Decision:
         """The same decision without its gradient, for passes that are not trained through it."""
         if not self.routing.weight.requires_grad:
             return self
-        routing = Routing(self.routing.index, self.routing.weight.detach(), self.routing.num_experts)
-        return Decision(None if self.scores is None else self.scores.detach(), routing)
+        return Decision(None if self.scores is None else self.scores.detach(), self.routing.detached())
 
     def take(self, index: Int[Tensor, " batch"]) -> None:
         """Keep these rows. The plan holds gathered factors, so it stays where rows change places with their equals."""
         index = index.to(self.routing.index.device)
-        routing = Routing(self.routing.index[index], self.routing.weight[index], self.routing.num_experts)
-        same = torch.equal(routing.index, self.routing.index) and torch.equal(routing.weight, self.routing.weight)
-        self.mix = self.mix if same else None
+        routing = self.routing.rows(index)
+        self.mix = self.mix if routing.equals(self.routing) else None
         self.routing = routing
         self.scores = None if self.scores is None else self.scores[index]
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from pmemx.core.bank import ExpertBank
 from pmemx.core.errors import IncompatibleBlock
-from pmemx.core.gate import Gate, SiteGate
+from pmemx.core.gate import Gate, HeadedGate, SiteGate
 
 
 def check_sites(model: nn.Module, bank: ExpertBank) -> None:
@@ -36,6 +36,17 @@ def check_gate(gate: Gate, bank: ExpertBank) -> None:
         )
     if isinstance(gate, SiteGate):
         check_sites_of(gate, bank)
+    if isinstance(gate, HeadedGate):
+        _check_heads(gate, bank)
+
+
+def _check_heads(gate: HeadedGate, bank: ExpertBank) -> None:
+    for name, site in bank.items():
+        if site.width_in % gate.heads or site.width_out % gate.heads:
+            raise IncompatibleBlock(
+                f"{name!r} maps {site.width_in} to {site.width_out}, which {gate.heads} heads do not divide into equal pieces; "
+                f"choose a number of heads that divides both"
+            )
 
 
 def check_sites_of(gate: Gate, bank: ExpertBank) -> None:

@@ -13,7 +13,7 @@ from pmemx.core.errors import PmemxError
 from pmemx.core.gate import ContextGate, SiteGate, layer_of
 from pmemx.core.mix import Mix, Mixing, plan
 from pmemx.core.routing import Observation, Observer, Routing, Select
-from pmemx.core.vote import vote_on_prefix, vote_on_prompt
+from pmemx.core.vote import at_ends_of_turns, starts_of_turns
 from pmemx.runtime.cache import Decision, Kept
 
 
@@ -112,28 +112,34 @@ class Pass:
             return self.decided[who]
         with in_float32(x):
             said = self.gate(name, x if x.dim() == 3 else x.view(self.attended.shape[0], -1, x.shape[-1]))
-        self.decide(who, self.vote(who, said))
+            scores = self.gate.score(name, self.vote(who, said))
+        self.decide(who, scores)
         return self.decided[who]
 
     def vote(self, who: str, said: Float[Tensor, "batch token feature"]) -> Float[Tensor, "batch decision feature"]:
         """Apply the gate's granularity to what tokens say."""
         gate = self.gate
         assert gate is not None
-        pool = gate.pool if isinstance(gate, ContextGate) else "mean"
         if gate.granularity == "token":
             return said
         if gate.granularity == "prompt":
-            return vote_on_prompt(said, self.prompt, pool)
+            return gate.pool.on_prompt(said, self.prompt)
         before = self.kept.tallies.get(who) if self.continues else None
-        heard, self.kept.tallies[who] = vote_on_prefix(said, self.attended, pool, before)
-        return heard
+        turned = gate.granularity == "turn"
+        starts = starts_of_turns(self.prompt) if turned else None
+        heard, self.kept.tallies[who] = gate.pool.on_prefix(said, self.attended, before, starts)
+        return at_ends_of_turns(heard, self.prompt) if turned else heard
 
-    def decide(self, who: str, scores: Float[Tensor, "batch decision choice"]) -> None:
-        """Choose from scores; a decision about the prompt is kept for the passes that follow."""
+    def decide(self, who: str, scores: Float[Tensor, "batch decision *head choice"]) -> None:
+        """Choose from scores, head by head where they differ; a decision about the prompt is kept for the passes that follow."""
         assert self.gate is not None
         if not torch.compiler.is_compiling():
             self.doubts.append((who, scores.detach().isnan().any()))
-        decision = Decision(scores, self._choose(scores))
+        if scores.dim() == 3:
+            decision = Decision(scores, self._choose(who, scores))
+        else:
+            routing = Routing.of_heads([self._choose(who, head) for head in scores.unbind(dim=2)])
+            decision = Decision(scores.mean(dim=2), routing)
         if not self._by_site and decision.routing.weight.requires_grad:
             # Planned here and not at the first site, whose layer may be checkpointed: see Mix.
             decision.mix = self._plan(decision.routing, decision.routing.weight.dtype)
@@ -151,12 +157,13 @@ class Pass:
                 f"train it with a smaller learning rate, or in float32"
             )
 
-    def _choose(self, scores: Tensor) -> Routing:
+    def _choose(self, who: str, scores: Tensor) -> Routing:
         assert self.select is not None
+        bias = self.gate.load_bias(who) if isinstance(self.gate, SiteGate) else None
         rules = self.rules
         if self.barred is not None:
             scores = scores.masked_fill(self.barred[:, None], float("-inf"))
-        routing = self.select(scores)
+        routing = self.select(scores) if bias is None else self.select.biased(scores, bias)
         if rules.slots is not None:
             routing = Routing(rules.slots[routing.index], routing.weight, rules.num_slots)
         if rules.profiled is not None:
@@ -171,7 +178,7 @@ class Pass:
         return routing
 
     def _plan(self, routing: Routing, dtype: torch.dtype) -> Mix:
-        weight = routing.weight
+        weight = routing.weight if routing.heads is None else routing.heads
         # On an accelerator the look would cost more than the products of nothing.
         looks = weight.device.type == "cpu" and not weight.requires_grad and not torch.compiler.is_compiling()
         weightless = looks and not bool(weight.any())

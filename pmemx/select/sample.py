@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pmemx.core.routing import Routing, Select
 from pmemx.core.shares import check_k, check_k_fits, check_temperature, routing_of, shares
+from pmemx.select.hashed import hashed_uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +39,6 @@ class Sample(Select):
         share = shares(scores, self.temperature)
         log_share = share.detach().log()
         generator = torch.Generator().manual_seed(self.seed)
-        choice = (log_share + _gumbel(log_share, generator)).topk(self.k, dim=-1).indices
+        gumbel = -(-hashed_uniform(log_share, generator).log()).log()
+        choice = (log_share + gumbel).topk(self.k, dim=-1).indices
         return routing_of(share.gather(-1, choice), choice, num_experts, renormalise=self.renormalise)
-
-
-def _gumbel(
-    log_share: Float[Tensor, "batch token choice"], generator: torch.Generator
-) -> Float[Tensor, "batch token choice"]:
-    """Gumbel noise by hashing: the generator draws the keys, the rounded log-shares of a decision are what is hashed."""
-    keys = torch.randint(2**63 - 1, (2, log_share.shape[-1]), generator=generator).to(log_share.device)
-    cell = (log_share.clamp_min(-1e3) * 64).round().long()
-    bits = (cell * keys[0]).sum(dim=-1, keepdim=True) + keys[1]
-    # The finaliser of MurmurHash3, in integers that wrap; & clears the sign that >> copies.
-    for factor in (-0x00AE502812AA7333, -0x3B314601E57A13AD):
-        bits = (bits ^ ((bits >> 33) & 0x7FFFFFFF)) * factor
-    # 23 bits and a half: never 0 and never 1 in float32.
-    uniform = (((bits >> 41) & 0x7FFFFF).float() + 0.5) * 2.0**-23
-    return -(-uniform.log()).log()

@@ -28,7 +28,15 @@ class TopK(Select):
 
     def __call__(self, scores: Float[Tensor, "batch token choice"]) -> Routing:
         """k entries a decision. Raises ConfigError if there are fewer than k experts."""
-        num_experts = scores.shape[-1] - 1
+        share = shares(scores, self.temperature)
+        return self._of(share, share)
+
+    def biased(self, scores: Float[Tensor, "batch token choice"], bias: Float[Tensor, " choice"]) -> Routing:
+        """See Select."""
+        return self._of(shares(scores, self.temperature), scores.detach().float() + bias)
+
+    def _of(self, share: Float[Tensor, "batch token choice"], order: Float[Tensor, "batch token choice"]) -> Routing:
+        num_experts = share.shape[-1] - 1
         check_k_fits(self.k, num_experts)
-        share, choice = shares(scores, self.temperature).topk(self.k, dim=-1)
-        return routing_of(share, choice, num_experts, renormalise=self.renormalise)
+        choice = order.topk(self.k, dim=-1).indices
+        return routing_of(share.gather(-1, choice), choice, num_experts, renormalise=self.renormalise)

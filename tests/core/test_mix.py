@@ -5,7 +5,7 @@ import torch
 
 from pmemx.core.bank import ExpertBank, SiteFactors
 from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
-from pmemx.core.mix import DenseMix, NoMix, PaddedMix, SegmentMix, SequenceMix, plan
+from pmemx.core.mix import DenseMix, HeadedMix, NoMix, PaddedMix, SegmentMix, SequenceMix, plan
 from pmemx.core.routing import Routing
 
 BATCH, TOKEN, IN, OUT, EXPERTS = 3, 5, 16, 24, 9
@@ -131,6 +131,57 @@ def test_mixing_before_is_one_expert_of_weighted_factors(case):
         found = make(given, "before").add(y(), x(), SITE)
     assert torch.allclose(found, expected, atol=1e-12)
     assert (found - naive(x(), given)).abs().max() > 1e-3
+
+
+class TestHeads:
+    """Four heads: pieces of 4 inputs and 6 outputs."""
+
+    def weights(self, tokens: int, heads: int = 4, grad: bool = False) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(heads)
+        return torch.randn(BATCH, tokens, EXPERTS, heads, generator=generator).double().requires_grad_(grad)
+
+    def naive(self, x: torch.Tensor, weights: torch.Tensor, mixing: str) -> torch.Tensor:
+        A, B = (torch.stack(parts) for parts in zip(*(padded(number) for number in range(EXPERTS)), strict=True))
+        read = weights.repeat_interleave(IN // weights.shape[3], dim=3).expand(BATCH, TOKEN, EXPERTS, IN)
+        put = weights.repeat_interleave(OUT // weights.shape[3], dim=3).expand(BATCH, TOKEN, EXPERTS, OUT)
+        if mixing == "after":
+            return y() + torch.einsum("bteo,eoi,bti->bto", put, DELTAS, x)
+        merged = torch.einsum("bteo,eor->btor", put, B), torch.einsum("btei,eri->btri", read, A)
+        return y() + torch.einsum("btor,btri,bti->bto", *merged, x)
+
+    @pytest.mark.parametrize("mixing", ["before", "after"])
+    @pytest.mark.parametrize("tokens", [1, TOKEN])
+    def test_weigh_pieces_of_the_factors_and_give_the_gradients_of_the_plain_sum(self, mixing, tokens):
+        seen = []
+        for compute in (lambda x, w: HeadedMix(w, mixing).add(y(), x, SITE), lambda x, w: self.naive(x, w, mixing)):
+            inputs, weights = x(grad=True), self.weights(tokens, grad=True)
+            out = compute(inputs, weights)
+            out.square().sum().backward()
+            seen.append((out, inputs.grad, weights.grad))
+        for ours, expected in zip(*seen, strict=True):
+            assert (ours - expected).abs().max() / expected.abs().max() < 1e-12
+
+    @pytest.mark.parametrize("mixing", ["before", "after"])
+    def test_one_head_is_the_mix_without_heads(self, mixing):
+        weights = self.weights(TOKEN, heads=1)
+        with torch.no_grad():
+            ours = HeadedMix(weights, mixing).add(y(), x(), SITE)
+            expected = DenseMix(Routing.of_weights(weights[..., 0]), mixing).add(y(), x(), SITE)
+        assert torch.allclose(ours, expected, atol=1e-12)
+
+    def test_add_in_place_where_no_gradient_is_recorded(self):
+        out = y()
+        with torch.no_grad():
+            assert HeadedMix(self.weights(1), "before").add(out, x(), SITE).data_ptr() == out.data_ptr()
+
+    def test_are_what_the_planner_obeys_and_traces_see_their_mean(self):
+        heads = self.weights(1)
+        given = Routing.of_heads([Routing.of_weights(head) for head in heads.unbind(dim=3)])
+        assert torch.equal(given.heads, heads) and torch.allclose(given.dense(), heads.mean(dim=3))
+        assert type(plan(given, rows=64, dtype=torch.float64)) is HeadedMix
+        swapped = given.rows(torch.tensor([1, 0, 2]))
+        assert torch.equal(swapped.heads, heads[[1, 0, 2]]) and not swapped.equals(given)
+        assert swapped.rows(torch.tensor([1, 0, 2])).equals(given)
 
 
 def test_with_one_expert_of_weight_one_before_and_after_are_the_same():

@@ -1,0 +1,51 @@
+"""A gate for a bank that has grown: what it learnt is kept, bit for bit, and there is room for the new experts."""
+
+import copy
+
+import torch
+
+from pmemx.core.bank import BankShape
+from pmemx.core.errors import IncompatibleBlock
+from pmemx.core.gate import Gate
+
+
+def grown(gate: Gate, built: Gate) -> Gate:
+    """`built`, made anew for the larger bank, with what `gate` knows: rows of the state go by the names of the experts.
+
+    The gates must have the same settings. Raises IncompatibleBlock when what the gate learnt holds for its own experts alone
+    (`choice_rows` is None), when an expert is missing in the larger bank, or when the settings differ.
+    """
+    if gate.choice_rows is None or type(gate) is not type(built):
+        raise IncompatibleBlock(
+            f"what {type(gate).__name__} learnt holds for the experts that it was trained with; train it again for "
+            f"{len(built.shape.experts)} experts, or use a gate that grows"
+        )
+    if gate.shape.sites != built.shape.sites or gate.shape.width != built.shape.width:
+        raise IncompatibleBlock(
+            "the larger bank adapts other sites, or is of another base; a gate grows at the sites it knows"
+        )
+    places = _places(gate.shape, built.shape)
+    state = copy.deepcopy(built.state_dict())
+    for key, value in gate.state_dict().items():
+        if key in gate.choice_rows:
+            room = value.new_zeros(len(state[key]), *value.shape[1:])
+            room[places.to(value.device)] = value
+            state[key] = room
+        elif key not in state or state[key].dim() != value.dim():
+            raise IncompatibleBlock(f"the gates differ in {key!r}; build the new one with the settings of the old one")
+        else:
+            state[key] = value
+    for key, value in state.items():
+        if key in built.state_dict() and built.state_dict()[key].shape != value.shape:
+            built.register_buffer(key, torch.zeros_like(value))
+    built.load_state_dict(state)
+    return built.train(gate.training)
+
+
+def _places(old: BankShape, new: BankShape) -> torch.Tensor:
+    missing = [name for name in old.experts if name not in new.experts]
+    if missing:
+        raise IncompatibleBlock(
+            f"the larger bank lacks {missing[0]!r}, which the gate knows; a gate grows, it does not shrink"
+        )
+    return torch.tensor([0, *(1 + new.experts.index(name) for name in old.experts)])
