@@ -1,10 +1,12 @@
 """What an evaluation saw, row by row, so that every figure can be recomputed with its interval."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+
+from pmemx.core.errors import DataError
 
 Split = Literal["train", "test"]
 
@@ -137,3 +139,59 @@ class Evidence:
             tuple(loads),
             tuple(head["sequence"]),
         )
+
+    @staticmethod
+    def experts_of(path: Path) -> tuple[str, ...]:
+        """The experts alone, from the head of what `write` wrote; a large bank's evidence is long."""
+        with path.open(encoding="utf-8") as file:
+            return tuple(json.loads(file.readline())["experts"])
+
+
+def pooled(parts: Mapping[str, Evidence]) -> Evidence:
+    """Several runs of one experiment as strata of one: domain "law" of part "seed 0" becomes "law (seed 0)".
+
+    Its expert keeps its name, and ids and groups are told apart by part, so that every metric pairs questions within a
+    part, resamples documents within it, and counts every domain of every part once. A domain without an expert keeps
+    its name, and the parts' rows lie in it side by side: metrics ask for general text by its name. Methods and gates
+    that a part lacks are left out, since an average over fewer parts is no comparison: what is missing from `methods`
+    was dropped. Growth, a story of one run, is left out. The order of the parts is irrelevant.
+
+    Raises DataError for no parts, and where parts disagree about the experts, or about a domain without an expert.
+    """
+    if not parts:
+        raise DataError("there is no evidence to pool; run the experiment with at least one seed")
+    ordered = {name: parts[name] for name in sorted(parts)}
+    first, experts = next((name, part.experts) for name, part in ordered.items())
+    for name, part in ordered.items():
+        if part.experts != experts:
+            raise DataError(
+                f"{name} has the experts {', '.join(part.experts)}, {first} has {', '.join(experts)}; "
+                "pool runs of one experiment, which differ by their seed alone"
+            )
+    facts: dict[str, DomainFacts] = {}
+    for part_name, part in ordered.items():
+        for domain in part.domains:
+            there = replace(domain, name=_domain_in(domain, part_name))
+            if facts.setdefault(there.name, there) != there:
+                raise DataError(f"{part_name} describes the domain {domain.name} unlike {first}; pool equal experiments")
+    methods = set.intersection(*(set(part.methods) for part in ordered.values()))
+    gates = set.intersection(*({row.gate for row in part.decisions} for part in ordered.values()))
+    answers: list[Answer] = []
+    decisions: list[Decision] = []
+    loads: list[SiteLoad] = []
+    for name, part in ordered.items():
+        domains = {domain.name: _domain_in(domain, name) for domain in part.domains}
+        for row in part.answers:
+            if row.method in methods:
+                moved = domains[row.domain]
+                answers.append(replace(row, domain=moved, id=f"{name}/{row.id}", group=f"{name}/{row.group}"))
+        for row in part.decisions:
+            if row.gate in gates:
+                moved = domains[row.domain]
+                decisions.append(replace(row, domain=moved, id=f"{name}/{row.id}", group=f"{name}/{row.group}"))
+        loads += [replace(row, domain=domains[row.domain]) for row in part.loads if row.gate in gates]
+    return Evidence(tuple(facts.values()), experts, tuple(answers), tuple(decisions), tuple(loads))
+
+
+def _domain_in(domain: DomainFacts, part: str) -> str:
+    return domain.name if domain.expert is None else f"{domain.name} ({part})"

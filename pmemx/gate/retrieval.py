@@ -1,5 +1,7 @@
 """Retrieval: choose the expert whose example prompts lie nearest, by the base model's own states (after arXiv:2402.09997)."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,6 +21,8 @@ class RetrievalGate(ExampleGate):
     and which otherwise makes every cosine large (arXiv:1702.01417). Text that needs no expert has a centroid like the
     others; where no such example was seen, "no expert" scores `abstain`, and None never takes it.
     """
+
+    choice_rows: ClassVar[tuple[str, ...] | None] = ("total", "count")
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from pmemx.core.bank import BankShape
 from pmemx.core.errors import ConfigError
 from pmemx.core.gate import ContextGate
-from pmemx.core.vote import Granularity, Pool
+from pmemx.core.vote import Granularity, Max, Pool
 
 
 class SequenceGate(ContextGate):
@@ -20,7 +20,7 @@ class SequenceGate(ContextGate):
     one feature.
     """
 
-    pool: Pool = "max"
+    pool: Pool = Max()
 
     def __init__(
         self,

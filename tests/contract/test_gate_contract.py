@@ -14,8 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from pmemx.core.bank import ExpertBank
 from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
 from pmemx.core.errors import ConfigError
-from pmemx.core.gate import ContextGate, ExampleGate, FactorGate, Gate, SiteGate
-from pmemx.core.vote import vote_on_prompt
+from pmemx.core.gate import ContextGate, DetectorGate, ExampleGate, FactorGate, Gate, SiteExampleGate, SiteGate
 from pmemx.runtime.attach import attached
 from pmemx.select.softmax import Softmax
 from pmemx.stage.build import build
@@ -69,12 +68,26 @@ def made(file: Path, bank: ExpertBank | None = None, **changes: str) -> Gate:
     if isinstance(gate, FactorGate):
         for place, name in enumerate(bank.names):
             gate.read_expert(place, bank.factors(name))
-    if isinstance(gate, ExampleGate):
-        for choice, name in enumerate(("general", *bank.names)):
-            number = 99 if name == "general" else int(name[1:])
-            hidden = torch.randn(5, TOKENS, WIDTH, generator=torch.Generator().manual_seed(50 + number))
-            gate.see(pooled(gate, hidden), torch.full((5,), choice))
+    show(gate, bank)
     return gate.eval()
+
+
+def show(gate: Gate, bank: ExpertBank) -> None:
+    """Five examples of every expert and of general text, to a gate that learns from examples."""
+    for choice, name in enumerate(("general", *bank.names)):
+        generator = torch.Generator().manual_seed(149 if name == "general" else 50 + int(name[1:]))
+        choices = torch.full((5,), choice)
+        if isinstance(gate, ExampleGate):
+            gate.see(pooled(gate, torch.randn(5, TOKENS, WIDTH, generator=generator)), choices)
+        if isinstance(gate, DetectorGate):
+            inside = torch.ones(5, TOKENS, dtype=torch.bool)
+            gate.note(reached(gate, torch.randn(5, TOKENS, WIDTH, generator=generator)), inside, choices)
+        if isinstance(gate, SiteExampleGate):
+            for site, (width, _) in SITES.items():
+                x = torch.randn(5, TOKENS, width, generator=generator)
+                gate.see(site, gate.pool.on_prompt(gate(site, x), torch.ones(5, TOKENS, dtype=torch.bool)), choices)
+    if isinstance(gate, DetectorGate):
+        gate.fit()
 
 
 def reached(gate: ContextGate, hidden: Tensor) -> Tensor:
@@ -84,7 +97,7 @@ def reached(gate: ContextGate, hidden: Tensor) -> Tensor:
 
 def pooled(gate: ContextGate, hidden: Tensor) -> Tensor:
     prompt = torch.arange(hidden.shape[1]).expand(hidden.shape[:2]) < 4
-    return vote_on_prompt(gate.read(reached(gate, hidden)), prompt, gate.pool)
+    return gate.pool.on_prompt(gate.read(reached(gate, hidden)), prompt)
 
 
 def scores(gate: Gate, size: float = 1.0, task: int = 1) -> list[Tensor]:
@@ -93,7 +106,7 @@ def scores(gate: Gate, size: float = 1.0, task: int = 1) -> list[Tensor]:
     if isinstance(gate, SiteGate):
         widths = [width for width, _ in SITES.values()]
         inputs = [torch.randn(3, TOKENS, width, generator=generator) * size for width in widths]
-        return [gate(site, x) for site, x in zip(SITES, inputs, strict=True)]
+        return [gate.score(site, gate(site, x)) for site, x in zip(SITES, inputs, strict=True)]
     hidden = torch.randn(3, TOKENS, WIDTH, generator=generator) * size
     return [gate.score(pooled(gate, hidden), torch.tensor([0, task, -1]))]
 
@@ -136,7 +149,7 @@ class TestGate:
         assert whole.shape[1] == 6
         assert torch.allclose(whole, torch.cat(alone, dim=1), atol=1e-5)
 
-    @pytest.mark.parametrize("granularity", ["token", "prefix", "prompt"])
+    @pytest.mark.parametrize("granularity", ["token", "prefix", "prompt", "turn"])
     def test_decoding_with_a_cache_gives_what_one_pass_gives(self, file, llama, granularity):
         """In every granularity, with prompts of four tokens."""
         bank = bank_of()
@@ -172,7 +185,7 @@ class TestGate:
 
     def test_takes_every_granularity_and_refuses_others(self, file):
         shape = made(file).shape
-        for granularity in ("token", "prefix", "prompt"):
+        for granularity in ("token", "prefix", "prompt", "turn"):
             assert made(file, granularity=granularity).granularity == granularity
         # In the test run, where annotations are checked, jaxtyping is the first to refuse.
         with pytest.raises((ConfigError, TypeCheckError), match="sentence"):

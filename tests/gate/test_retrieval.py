@@ -5,6 +5,7 @@ import torch
 
 from pmemx.core.bank import BankShape
 from pmemx.core.errors import ConfigError
+from pmemx.core.grown import grown
 from pmemx.gate.retrieval import RetrievalGate
 
 SHAPE = BankShape(("law", "botany"), {"layers.0.up_proj": 4}, 4)
@@ -59,3 +60,14 @@ def test_tokens_are_read_at_unit_length():
     gate = RetrievalGate(SHAPE)
     assert torch.allclose(gate.read(hidden).square().mean(dim=-1), torch.ones(2, 3), atol=1e-4)
     assert torch.allclose(gate.read(hidden), gate.read(1e3 * hidden), atol=1e-4)
+
+
+def test_grows_by_an_expert_and_keeps_what_it_knows():
+    examples = {0: AXES[:1], 1: AXES[1:2], 2: AXES[2:3]}
+    gate = seen(RetrievalGate(SHAPE, centre=False), examples)
+    larger = grown(gate, RetrievalGate(BankShape(("law", "new", "botany"), SHAPE.sites, 4), centre=False))
+    assert isinstance(larger, RetrievalGate)
+    with pytest.raises(ConfigError, match="no example of new"):
+        larger.score(AXES[None], None)
+    larger = seen(larger, {2: AXES[3:]})
+    assert torch.equal(larger.score(AXES[None], None)[..., [0, 1, 3]], gate.score(AXES[None], None))

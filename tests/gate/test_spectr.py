@@ -6,6 +6,7 @@ import torch
 from pmemx.core.bank import BankShape
 from pmemx.core.block import LoraFactors
 from pmemx.gate.spectr import SpectrGate
+from pmemx.select.top_k import TopK
 
 SITE = "layers.0.up_proj"
 
@@ -73,3 +74,10 @@ def test_a_swapped_expert_is_read_again_whatever_its_rank(x):
         gate.read_expert(0, {SITE: factors(2, rank=rank)})
         fresh = gate_of(factors(2, rank=rank), factors(1, rank=2))
         assert torch.allclose(gate(SITE, x), fresh(SITE, x), atol=1e-6)
+
+
+def test_a_high_temperature_gives_the_four_best_a_quarter_each_as_released(x):
+    scores = gate_of(*[factors(seed) for seed in range(8)], spectrum="flat")(SITE, x)
+    weights = TopK(k=4, temperature=1000)(scores).dense()
+    expected = torch.zeros(2, 5, 8).scatter(-1, scores[..., 1:].topk(4, dim=-1).indices, 0.25)
+    assert torch.allclose(weights, expected, rtol=2e-3)

@@ -1,0 +1,87 @@
+"""Fixed share: a belief that follows a text from one expert's domain to another's (Herbster and Warmuth 1998)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pmemx.core.errors import ConfigError
+from pmemx.core.vote import Pool, Tally
+
+
+@dataclass(frozen=True)
+class FixedShare(Pool):
+    """Log-probabilities that the text at this token is of each choice; tokens say log-likelihood ratios.
+
+    The forward recursion of a hidden Markov model (doi:10.1023/A:1007424614876): before a token is heard, a share of all
+    belief goes back to the prior, then belief is multiplied by what the token says. So no evidence counts for ever: what
+    stands against a choice is bounded by the share, whatever was heard before. A token that says nothing about any choice
+    changes nothing. hold: in how many tokens that speak, if they spoke for all choices alike, belief falls to half. turn: the share that goes back where a turn begins. none: the prior of "no expert"; the experts have the rest in equal parts.
+    """
+
+    hold: float = 64.0
+    turn: float = 0.9
+    none: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.hold > 0:
+            raise ConfigError(
+                f"hold = {self.hold} tokens must be positive; 16 forgets within a sentence, 1000 within a book"
+            )
+        if not 0 <= self.turn <= 1:
+            raise ConfigError(
+                f"turn = {self.turn} is no share of belief in [0, 1]; 0 keeps all of it from turn to turn"
+            )
+        if not 0 < self.none < 1:
+            raise ConfigError(f"none = {self.none} is no probability between 0 and 1; 0.5 is even")
+
+    @property
+    def share(self) -> float:
+        """What goes back to the prior at every token: (1 - share)^hold = 1/2."""
+        return 1 - 0.5 ** (1 / self.hold)
+
+    def on_prefix(
+        self,
+        said: Float[Tensor, "batch token choice"],
+        inside: Bool[Tensor, "batch token"],
+        before: Tally | None,
+        starts: Bool[Tensor, "batch token"] | None = None,
+    ) -> tuple[Float[Tensor, "batch token choice"], Tally]:
+        """See Pool. A token that is not inside, or that says nothing, changes nothing."""
+        prior = self.prior(said)
+        belief = prior.expand(said.shape[0], -1) if before is None else before.value.exp()
+        # The largest is taken out first: probabilities stay numbers, whatever the evidence.
+        speaks = inside & (said != 0).any(dim=-1)
+        moves = speaks if starts is None else speaks | (starts & inside)
+        said = said - said.amax(dim=-1, keepdim=True)
+        likelihood, share = said.exp(), self._shares(said, speaks, starts)
+        beliefs = []
+        for token in range(said.shape[1]):
+            back = share[:, token]
+            heard = (back * prior + (1 - back) * belief) * likelihood[:, token]
+            heard = heard / heard.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(heard.dtype).tiny)
+            belief = torch.where(moves[:, token, None], heard, belief)
+            beliefs.append(belief)
+        found = torch.stack(beliefs, dim=1).clamp_min(torch.finfo(said.dtype).tiny).log()
+        count = inside[..., None].to(said.dtype).sum(dim=1)
+        return found, Tally(found[:, -1], count if before is None else count + before.count)
+
+    def _shares(
+        self,
+        said: Float[Tensor, "batch token choice"],
+        speaks: Bool[Tensor, "batch token"],
+        starts: Bool[Tensor, "batch token"] | None,
+    ) -> Float[Tensor, "batch token 1"]:
+        """What goes back to the prior before each token."""
+        share = self.share * speaks.to(said.dtype)
+        if starts is not None:
+            share = torch.where(starts, torch.full_like(share, max(self.turn, self.share)), share)
+        return share[..., None]
+
+    def prior(self, said: Float[Tensor, "*decision choice"]) -> Float[Tensor, " choice"]:
+        """What is believed before anything was heard."""
+        num_experts = said.shape[-1] - 1
+        prior = said.new_full((num_experts + 1,), (1 - self.none) / max(1, num_experts))
+        prior[0] = self.none
+        return prior / prior.sum()
