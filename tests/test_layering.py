@@ -10,14 +10,16 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 AXES = {
     folder.name
     for folder in PACKAGE.iterdir()
-    if folder.is_dir() and folder.name not in ("core", "runtime", "lit", "stage", "report", "exchange", "__pycache__")
+    if folder.is_dir()
+    and folder.name not in ("core", "runtime", "lit", "library", "stage", "report", "exchange", "__pycache__")
 }
 # A layer may import itself and what stands here.
 MAY_IMPORT = {axis: {"core"} for axis in AXES} | {
     "core": set(),
     "runtime": {"core"},
     "lit": {"core", "runtime"},
-    "stage": {"core", "runtime", "lit"},
+    "library": {"core"},
+    "stage": {"core", "runtime", "lit", "library"},
     "report": {"core"},
     "exchange": {"core", "store", "export"},
     "page": {"core", "store"},
@@ -31,7 +33,7 @@ MAY_IMPORT = {axis: {"core"} for axis in AXES} | {
 }
 LIBRARIES = {
     "transformers": {"base_model", "runtime", "export"},
-    "peft": {"adapter", "merge", "export"},
+    "peft": {"adapter", "merge", "export", "transform"},
     "lightning": {"lit"},
     "hydra": {"cli", "preflight", "stage"},
     "omegaconf": {"cli", "preflight", "stage"},

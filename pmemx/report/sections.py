@@ -2,11 +2,13 @@
 
 from pmemx.report.keeping import general, growth, training
 from pmemx.report.knowledge import experts, phrasings, recovery
+from pmemx.report.library import library
 from pmemx.report.page import Section
 from pmemx.report.run import Run
 from pmemx.report.sending import routing
 
 
 def sections(run: Run) -> tuple[Section, ...]:
-    """All sections in reading order."""
-    return tuple(part(run) for part in (experts, recovery, phrasings, routing, general, growth, training))
+    """All sections in reading order; the library only where the run looked at it, which few runs do."""
+    parts = (experts, recovery, phrasings, routing, general, growth, training)
+    return tuple(part(run) for part in parts) + library(run)

@@ -1,0 +1,1 @@
+"""Transforms: a bank of experts to another bank of them."""
