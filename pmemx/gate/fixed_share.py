@@ -1,5 +1,6 @@
 """Fixed share: a belief that follows a text from one expert's domain to another's (Herbster and Warmuth 1998)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +26,9 @@ class FixedShare(Pool):
     none: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.hold > 0:
+        if not 0 < self.hold <= 1e12:
             raise ConfigError(
-                f"hold = {self.hold} tokens must be positive; 16 forgets within a sentence, 1000 within a book"
+                f"hold = {self.hold} tokens is not between 0 and 1e12; 16 forgets within a sentence, 1000 within a book"
             )
         if not 0 <= self.turn <= 1:
             raise ConfigError(
@@ -39,7 +40,7 @@ class FixedShare(Pool):
     @property
     def share(self) -> float:
         """What goes back to the prior at every token: (1 - share)^hold = 1/2."""
-        return 1 - 0.5 ** (1 / self.hold)
+        return -math.expm1(-math.log(2) / self.hold)
 
     def on_prefix(
         self,

@@ -122,7 +122,10 @@ class TrackingGate(DetectorGate):
                 "(stage.train_gate.general above 0)"
             )
         for choice, examples in sorted(self._noted.items()):
-            self.get_buffer("evidence")[choice] = _detector(sorted(examples), background, self.buckets, self.l2)
+            # A serving thread may be in inference mode, in which nothing can be learnt.
+            with torch.inference_mode(False):
+                found = _detector(sorted(examples), background, self.buckets, self.l2)
+            self.get_buffer("evidence")[choice] = found
             self.get_buffer("learnt")[choice] = True
         self._noted.clear()
 

@@ -1,14 +1,16 @@
 """The Lightning module that trains a gate over frozen experts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
 from jaxtyping import Bool, Float, Int
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from pmemx.core.encoding import Batch, Encoded, collate
 from pmemx.core.errors import ConfigError
@@ -17,12 +19,16 @@ from pmemx.core.gate_loss import (
     balance_loss,
     entropy_loss,
     importance_loss,
+    localised_balance_loss,
+    mole_balance_loss,
     mutual_information_loss,
+    prediction_entropy_loss,
     supervision_loss,
     z_loss,
 )
 from pmemx.core.routing import Observation
 from pmemx.core.shares import shares
+from pmemx.lit.loads import Loads
 from pmemx.lit.settings import TrainerSettings
 from pmemx.lit.stream import DeviceBatch, Stream, indices
 from pmemx.runtime.attach import Routed
@@ -30,12 +36,14 @@ from pmemx.runtime.attach import Routed
 
 @dataclass(frozen=True, kw_only=True)
 class GateLosses:
-    """Weights of the losses of a gate; a weight of 0 leaves the term out, and without language_model a context gate is
-    trained without passes of the model.
+    """Weights of the losses of a gate; a weight of 0 leaves the term out, and without language_model and
+    prediction_entropy a context gate is trained without passes of the model.
 
     language_model: cross-entropy of the answers through the routed model. supervision: cross-entropy of the scores
-    against the true choice. The others are those of core.gate_loss, over the decisions of a batch; balance_k is the
-    number of choices that count in balance.
+    against the true choice. prediction_entropy: of what the routed model predicts along the prompts; neither answers nor
+    true choices enter it. localised_balance is taken over the rows of a batch, site by site, each expert being a type of
+    its own and a row of no expert of none. The others are those of core.gate_loss, over the decisions of a batch.
+    balance_k is the number of choices that count in balance. localised_delta: see core.gate_loss.localised_balance_loss.
     """
 
     language_model: float = 1.0
@@ -46,17 +54,30 @@ class GateLosses:
     z: float = 0.0
     entropy: float = 0.0
     mutual_information: float = 0.0
+    mole_balance: float = 0.0
+    localised_balance: float = 0.0
+    localised_delta: float = 0.1
+    prediction_entropy: float = 0.0
 
     def __post_init__(self) -> None:
-        if not any(weight for name, weight in vars(self).items() if name != "balance_k"):
+        if not any(weight for name, weight in vars(self).items() if name not in ("balance_k", "localised_delta")):
             raise ConfigError("all losses of the gate have weight 0; give at least one a weight")
         if self.balance_k < 1:
             raise ConfigError(f"losses.balance_k = {self.balance_k} counts no choice; set it to the k of the selection")
+        if not -1 < self.localised_delta < 1:
+            raise ConfigError(
+                f"losses.localised_delta = {self.localised_delta} leaves some experts no importance; it lies between -1 and 1"
+            )
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a term reads what the routed model says."""
+        return bool(self.language_model or self.prediction_entropy)
 
     def of_decisions(
         self, scores: Float[Tensor, "decision choice"], choice: Int[Tensor, " decision"]
     ) -> dict[str, Float[Tensor, ""]]:
-        """Every term but language_model that has a weight, before it is weighed."""
+        """Every term that has a weight and reads nothing but single decisions, before it is weighed."""
         scores = scores.float()
         share = shares(scores)
         terms = {
@@ -66,6 +87,7 @@ class GateLosses:
             "z": lambda: z_loss(scores),
             "entropy": lambda: entropy_loss(share),
             "mutual_information": lambda: mutual_information_loss(share),
+            "mole_balance": lambda: mole_balance_loss(share),
         }
         return {name: term() for name, term in terms.items() if getattr(self, name)}
 
@@ -124,50 +146,69 @@ class GateModule(L.LightningModule):
         # In a tuple, so that Lightning neither moves, counts nor saves the frozen model.
         self._routed = (routed,)
         self.gate, self.losses, self.settings = gate, losses, settings
+        self._loads = Loads(gate, routed.bank) if isinstance(gate, SiteGate) else None
 
     def training_step(self, batch: GateBatch, batch_idx: int) -> Tensor:
         """The weighted sum of the losses, each logged under its own name."""
-        scores, choice, logits = self._decisions(batch)
+        seen, logits = self._seen(batch)
+        scores, choice = _joined([_counted(scores, batch) for scores in seen])
         terms = self.losses.of_decisions(scores, choice)
+        if self.losses.localised_balance:
+            own = F.one_hot(batch.choice, self.gate.shape.num_choices)[:, 1:].bool()
+            places = [_importance(place, batch) for scores in seen for place in _places(scores)]
+            found = [localised_balance_loss(importance, own, self.losses.localised_delta) for importance in places]
+            terms["localised_balance"] = torch.stack(found).mean()
         speaks = batch.speaks[:, None].expand(batch.rows.answer.shape)[batch.rows.answer]
         if self.losses.language_model and logits is not None and speaks.any():
             said = batch.rows.at_answers(logits)[speaks]
             terms["language_model"] = F.cross_entropy(said.float(), batch.rows.labels[speaks])
+        if self.losses.prediction_entropy and logits is not None:
+            terms["prediction_entropy"] = prediction_entropy_loss(logits, batch.rows.prompt)
         total = sum((getattr(self.losses, name) * value for name, value in terms.items()), torch.zeros(()))
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("train/accuracy", (scores.argmax(dim=-1) == choice).float().mean())
         self.log("train/loss", total.detach())
         return total
 
-    def _decisions(self, batch: GateBatch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Scores [decision, choice] with the true choice of each, and logits if there was a pass of the model.
-
-        A decision that sites share counts once; one that is taken at every token counts at the attended ones.
-        """
+    def _seen(self, batch: GateBatch) -> tuple[list[Tensor], Tensor | None]:
+        """Scores [batch, decision, *site, choice] of whoever decides, once each, and logits if there was a pass of the model."""
         routed, attention = self._routed[0], batch.rows.attention.long()
         seen: list[Tensor] = []
 
         def observe(observation: Observation) -> None:
             assert observation.scores is not None
-            if not any(observation.scores is scores for scores in seen):
-                seen.append(observation.scores)
+            if any(observation.scores is scores for scores in seen):
+                return
+            seen.append(observation.scores)
+            if self._loads is not None:
+                self._loads.count(observation)
 
         alone = isinstance(self.gate, SiteGate) and self.gate.trains_alone
         names = self.gate.shape.experts
         active = [[names[own - 1]] if own else [] for own in batch.choice.tolist()] if alone else None
         logits: Tensor | None = None
         with routed.observed(observe), routed.given(prompt=batch.rows.prompt, domain=batch.choice, active=active):
-            if self.losses.language_model or isinstance(self.gate, SiteGate):
+            if self.losses.needs_model or isinstance(self.gate, SiteGate):
                 logits = routed.model(input_ids=batch.rows.ids, attention_mask=attention, use_cache=False).logits
             else:
                 seen.append(routed.decide(batch.rows.ids, attention))
-        decisions = [_counted(scores, batch) for scores in seen]
-        scores, choice = torch.cat([scores for scores, _ in decisions]), torch.cat([choice for _, choice in decisions])
         if alone:
-            own = F.one_hot(choice, scores.shape[1]).bool()
+            own = F.one_hot(batch.choice, self.gate.shape.num_choices).bool()
             own[:, 0] = True
-            scores = scores.masked_fill(~own, float("-inf"))
-        return scores, choice, logits
+            seen = [scores.masked_fill(~own[:, None], float("-inf")) for scores in seen]
+        return seen, logits
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Then the gate's load bias, where it has one, follows the load of the step."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self._loads is not None:
+            self._loads.settle(self.trainer.strategy)
 
     def configure_optimizers(self) -> Any:
         """AdamW with the schedule advanced every step."""
@@ -178,9 +219,31 @@ class GateModule(L.LightningModule):
 def _counted(
     scores: Float[Tensor, "batch decision *site choice"], batch: GateBatch
 ) -> tuple[Float[Tensor, "counted choice"], Int[Tensor, " counted"]]:
-    """Decisions about rows, or about their attended tokens, with the true choice of each."""
-    attended = batch.rows.attention
-    counted = attended if scores.shape[1] == attended.shape[1] else attended.any(dim=1, keepdim=True)
-    choice = batch.choice[:, None].expand(counted.shape)[counted]
-    found = scores[counted].flatten(1, -2) if scores.dim() == 4 else scores[counted][:, None]
+    """Decisions about rows, or about their attended tokens, with the true choice of each.
+
+    A decision that sites share counts once; one that is taken at every token counts at the attended ones.
+    """
+    heard = _heard(scores.shape[1], batch.rows.attention)
+    choice = batch.choice[:, None].expand(heard.shape)[heard]
+    found = scores[heard].flatten(1, -2) if scores.dim() == 4 else scores[heard][:, None]
     return found.flatten(0, 1), choice.repeat_interleave(found.shape[1])
+
+
+def _joined(counted: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    scores, choices = zip(*counted, strict=True)
+    return torch.cat(scores), torch.cat(choices)
+
+
+def _places(scores: Float[Tensor, "batch decision *site choice"]) -> Sequence[Float[Tensor, "batch decision choice"]]:
+    return scores.unbind(dim=2) if scores.dim() == 4 else [scores]
+
+
+def _importance(scores: Float[Tensor, "batch decision choice"], batch: GateBatch) -> Float[Tensor, "batch expert"]:
+    """Shares of every expert, summed over the decisions of a row that count."""
+    heard = _heard(scores.shape[1], batch.rows.attention)
+    return shares(scores)[..., 1:].masked_fill(~heard[..., None], 0).sum(dim=1)
+
+
+def _heard(decisions: int, attended: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch decision"]:
+    """Which decisions count: those about attended tokens, or those about a row that has any."""
+    return attended if decisions == attended.shape[1] else attended.any(dim=1, keepdim=True)

@@ -64,6 +64,8 @@ class Kept:
     tokens: int = 0
     prompt_tokens: int = 0
     last: Float[Tensor, "batch reach width"] | None = None
+    latest: dict[str, Decision] = field(default_factory=dict)
+    """By who took it, the last decision that the whole of a pass shared: the next one may well be the same."""
 
 
 class RoutingLayer(DummyLayer):
@@ -109,6 +111,7 @@ class RoutingLayer(DummyLayer):
         kept.rows = index.shape[0]
         for decision in kept.decisions.values():
             decision.take(index)
+        kept.latest.clear()
         for name, tally in kept.tallies.items():
             kept.tallies[name] = tally.rows(index.to(tally.value.device))
         if kept.last is not None:

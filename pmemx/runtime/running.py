@@ -85,7 +85,7 @@ class Pass:
             observe(Observation(name, decision.scores, decision.routing, self.attended, self.prompt, self.domain))
         wide = y if self.rules.dtype is None else y.to(self.rules.dtype)
         if decision.mix is None:
-            decision.mix = self._plan(decision.routing, wide.dtype)
+            decision.mix = self._plan_again(name, decision, wide.dtype)
         if x.dim() == 3:
             return decision.mix.add(wide, x, site).to(y.dtype)
         # Some models hand a layer the tokens of all rows in one list; an expert of a mixture gets a part of them.
@@ -177,12 +177,38 @@ class Pass:
             )
         return routing
 
+    def _plan_again(self, name: str, decision: Decision, dtype: torch.dtype) -> Mix:
+        """The plan of a decision; that of the pass before where it decided the same, with the factors that it gathered."""
+        routing, gate = decision.routing, self.gate
+        if gate is None or gate.granularity == "prompt" or routing.index.shape[1] > 1 or routing.weight.requires_grad:
+            return self._plan(routing, dtype)
+        before = self.kept.latest.get(name)
+        same = (
+            before is not None
+            and before.mix is not None
+            and torch.equal(before.routing.index, routing.index)
+            and torch.equal(before.routing.weight, routing.weight)
+        )
+        self.kept.latest[name] = decision
+        return before.mix if same and before is not None and before.mix is not None else self._plan(routing, dtype)
+
     def _plan(self, routing: Routing, dtype: torch.dtype) -> Mix:
         weight = routing.weight if routing.heads is None else routing.heads
         # On an accelerator the look would cost more than the products of nothing.
         looks = weight.device.type == "cpu" and not weight.requires_grad and not torch.compiler.is_compiling()
         weightless = looks and not bool(weight.any())
+        if looks and not weightless and routing.heads is None and routing.index.shape[1] > 1:
+            routing = self._shared(routing)
         return plan(routing, rows=self.rules.rows, dtype=dtype, mixing=self.rules.mixing, weightless=weightless)
+
+
+    def _shared(self, routing: Routing) -> Routing:
+        """One decision a row where all its attended tokens decide alike, which costs a fraction of a decision a token."""
+        # What a token beyond the text decides is nobody's; the last one stands for the row.
+        aside = ~self.attended[..., None]
+        index, weight = routing.index[:, -1:], routing.weight[:, -1:]
+        alike = ((routing.index == index) | aside).all() & ((routing.weight == weight) | aside).all()
+        return Routing(index, weight, routing.num_experts) if bool(alike) else routing
 
 
 def in_float32(x: Tensor) -> AbstractContextManager[object]:

@@ -1,15 +1,17 @@
 """What later stages read of earlier ones: the blocks of a run, and its trained gates."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save
 
 from pmemx.core.atomic import write_whole
 from pmemx.core.bank import BankShape, ExpertBank
 from pmemx.core.errors import ConfigError, IncompatibleBlock
-from pmemx.core.gate import ContextGate, ExampleGate, Gate, SiteGate
+from pmemx.core.gate import ContextGate, DetectorGate, ExampleGate, Gate, SearchedGate, SiteExampleGate, SiteGate
 from pmemx.core.store import Store
 
 GateFactory = Callable[[BankShape], Gate]
@@ -26,9 +28,14 @@ def course_digests(folder: Path, kind: str) -> dict[str, list[str]]:
 
 def note_course(folder: Path, kind: str, digests: dict[str, list[str]]) -> None:
     """Add what a later stage made to the blocks that course_digests finds."""
+    note_blocks(folder, {kind: digests})
+
+
+def note_blocks(folder: Path, made: Mapping[str, Mapping[str, list[str]]]) -> None:
+    """Write down the versions of the blocks of some curricula, by curriculum and name; those of others stay."""
     path = folder / "blocks.json"
-    made = json.loads(path.read_text(encoding="utf-8")) | {kind: digests}
-    write_whole(path, json.dumps(made, indent=1, ensure_ascii=False).encode())
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_whole(path, json.dumps({**known, **made}, indent=1, ensure_ascii=False).encode())
 
 
 def load_bank(store: Store, folder: Path) -> ExpertBank:
@@ -42,20 +49,38 @@ def needs_training(gate: Gate) -> bool:
 
     What a gate reads from the bank's factors needs neither training nor a file.
     """
-    return isinstance(gate, ExampleGate) or any(parameter.requires_grad for parameter in gate.parameters())
+    shown = isinstance(gate, ExampleGate | SiteExampleGate | SearchedGate | DetectorGate)
+    return shown or any(parameter.requires_grad for parameter in gate.parameters())
 
 
-def save_gate(gate: Gate, folder: Path, name: str) -> None:
-    """Its state as safetensors, and as JSON what the state was made for.
+@dataclass(frozen=True)
+class Learnt:
+    """How a gate came to know what it knows. work: digest of all that it learnt from and how. seconds: of wall time."""
+
+    work: str
+    accuracy: float
+    seconds: float
+    parameters: int
+
+
+def save_gate(gate: Gate, folder: Path, name: str, learnt: Learnt | None = None) -> None:
+    """Its state as safetensors, and as JSON what the state was made for and how it was learnt.
 
     How its scores became decisions is noted too, but does not bind: a gate may serve at another granularity or level.
     """
     folder.mkdir(parents=True, exist_ok=True)
     level = gate.level if isinstance(gate, SiteGate) else None
-    card = _card(gate) | {"granularity": gate.granularity, "level": level}
+    card = _card(gate) | {"granularity": gate.granularity, "level": level, "learnt": learnt and asdict(learnt)}
     state = {key: value.contiguous() for key, value in gate.state_dict().items()}
     write_whole(folder / f"{name}.safetensors", save(state))
     write_whole(folder / f"{name}.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
+
+
+def gate_learnt(folder: Path, name: str) -> Learnt | None:
+    """How a gate of this run was learnt; None where it was not, or where nobody noted how."""
+    path = folder / f"{name}.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("learnt") if path.exists() else None
+    return Learnt(**found) if found else None
 
 
 def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str) -> Gate:
@@ -80,7 +105,11 @@ def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str) -
                 f"gate {name!r} was trained for {fact} {_unlike(trained.get(fact), value)}, "
                 f"but here that is {_unlike(value, trained.get(fact))}; train it again"
             )
-    state, expected = load_file(folder / f"{name}.safetensors"), gate.state_dict()
+    state = load_file(folder / f"{name}.safetensors")
+    for key in gate.example_rows if isinstance(gate, DetectorGate) else ():
+        if key in state:
+            gate.register_buffer(key, torch.zeros_like(state[key]))
+    expected = gate.state_dict()
     shapes = {key: list(value.shape) for key, value in state.items()}
     for key in sorted(shapes.keys() | expected.keys()):
         wanted = list(expected[key].shape) if key in expected else None

@@ -1,6 +1,5 @@
 """Stage: distil every domain into an expert, and train the baselines that experts are compared with."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from pmemx.core.record import BaseEntry
 from pmemx.core.stage import Stage, Workspace
 from pmemx.core.store import Store
 from pmemx.lit.settings import TrainerSettings
+from pmemx.stage.bank import note_blocks
 from pmemx.stage.corpus import Rows
 from pmemx.stage.curriculum import Curriculum
 from pmemx.stage.pool import run_jobs
@@ -23,7 +23,7 @@ from pmemx.stage.training import Recipe, TrainingJob, loaded, train
 class DistillStage(Stage):
     """One adapter a course, in `workers` processes (0: in this one); what is distilled already is found by digest.
 
-    curricula: "experts" makes the bank; others ("sequential", "joint") make baselines. responses: whether a teacher's
+    curricula: "experts" makes the bank; others ("sequential", "joint") make baselines; null leaves one out. responses: whether a teacher's
     rows are its own answers ("teacher", no gold answer is shown) or the gold ones. checkpoints: a folder that outlives
     the run, so that the same command with trainer.resume=true goes on where a killed one stopped.
     """
@@ -37,13 +37,16 @@ class DistillStage(Stage):
     locality: Locality | None
     trainer: TrainerSettings
     store: Store
-    curricula: dict[str, Curriculum]
+    curricula: dict[str, Curriculum | None]
     responses: Literal["teacher", "gold"] = "teacher"
     workers: int = 0
     checkpoints: str = "outputs/checkpoints"
 
     def run(self, workspace: Workspace) -> dict[str, float]:
-        """Versions of every block go to the ledger; blocks.json of the run says which block belongs to which domain."""
+        """Versions of every block go to the ledger; blocks.json of the run says which block belongs to which domain.
+
+        What an earlier stage of the run noted under other curricula stays: baselines may be trained by another recipe.
+        """
         base = loaded(self.base_model)
         corpus = self.rows.load(self.data, base, workspace.ledger.notes)
         recipe = Recipe(
@@ -56,6 +59,7 @@ class DistillStage(Stage):
             trainer=self.trainer,
             seed=workspace.seed,
         )
+        wanted = {kind: curriculum for kind, curriculum in self.curricula.items() if curriculum is not None}
         jobs = [
             TrainingJob(
                 course=course,
@@ -66,20 +70,20 @@ class DistillStage(Stage):
                 metrics=workspace.metrics,
                 kind=kind,
             )
-            for kind, curriculum in self.curricula.items()
+            for kind, curriculum in wanted.items()
             for course in curriculum.courses(corpus.domains)
         ]
         # The longest first: short jobs then fill the gaps between workers.
         jobs.sort(key=lambda job: -job.total)
         results = run_jobs(train, jobs, workers=self.workers, progress=workspace.progress)
-        made: dict[str, dict[str, list[str]]] = {kind: {} for kind in self.curricula}
+        made: dict[str, dict[str, list[str]]] = {kind: {} for kind in wanted}
         for job, versions in zip(jobs, results, strict=True):
             made[job.kind][job.course.name] = [version.digest for version in versions]
             for version in versions:
                 workspace.ledger.add(version)
         workspace.ledger.base = BaseEntry(base.name, base.fingerprint)
         # In the order of the corpus, whatever finished first.
-        experts = made.get("experts", {})
-        made["experts"] = {domain.name: experts[domain.name] for domain in corpus.domains if domain.name in experts}
-        (workspace.folder / "blocks.json").write_text(json.dumps(made, indent=1, ensure_ascii=False), encoding="utf-8")
+        if experts := made.get("experts"):
+            made["experts"] = {domain.name: experts[domain.name] for domain in corpus.domains if domain.name in experts}
+        note_blocks(workspace.folder, made)
         return {"blocks": float(sum(len(versions) for versions in results))}

@@ -1,237 +1,203 @@
 """Stage: ask every method every question, and turn the answers into figures with intervals."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
+from pathlib import Path
 
 from pmemx.core.bank import ExpertBank
 from pmemx.core.base_model import BaseModel, LoadedBase
-from pmemx.core.domain import Corpus, Domain, DomainSource, Example
-from pmemx.core.encoding import Encoded, encode
-from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence, SiteLoad, Split
-from pmemx.core.metric import Metric
+from pmemx.core.digest import digest
+from pmemx.core.domain import DomainSource
+from pmemx.core.metric import Figure, Metric
 from pmemx.core.mix import Mixing
 from pmemx.core.routing import Select
+from pmemx.core.source import source_digest
 from pmemx.core.stage import Stage, Workspace
 from pmemx.core.store import Store
 from pmemx.runtime.attach import Routed, attached
-from pmemx.runtime.score import Scored, score
-from pmemx.stage.bank import GateFactory, course_digests, load_bank, load_gate
+from pmemx.runtime.cost import multiply_adds
+from pmemx.stage.bank import GateFactory, course_digests, gate_learnt, load_bank, load_gate
+from pmemx.stage.composition import Composition, all_compositions
 from pmemx.stage.corpus import Rows
+from pmemx.stage.exam import Exam
+from pmemx.stage.together import Together, load_together
 from pmemx.stage.training import loaded
+
+
+@dataclass(frozen=True, eq=False)
+class _Method:
+    """identity: all that its answers come from, besides the exam. attach: as it serves, to count what it costs."""
+
+    name: str
+    identity: object
+    sit: Callable[[], None]
+    attach: Callable[[], AbstractContextManager[Routed]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateStage(Stage):
-    """Methods: the base, the teacher with the document in context, every gate of the run, and the baselines.
+    """Methods: the base, the teacher with the document in context, every gate and composition of the run, and the baselines.
 
-    gates: trained or not, by the name under which the report shows them; "oracle" among them is the ceiling of routing.
-    select: how gates choose when it counts. mixing: what a gate's weights mix (see core.mix.Mixing). Baselines without a
-    gate are made here: "average" and "sum" of all experts, each expert always on ("expert/<name>"), the adapters of other
-    curricula ("sequential/<phase>", "joint"), and the blocks that the run merged ("merge/<name>").
+    gates: trained or not, by the name under which the report shows them, null to leave one out; "oracle" among them is the ceiling of routing.
+    select: how gates choose when it counts. mixing: what a gate's weights mix (see core.mix.Mixing). compositions say both
+    themselves. together: mixtures of the run whose experts were trained with their gate ("together/<name>"). Baselines
+    without a gate are made here: "average" and "sum" of all experts, each expert always on ("expert/<name>"), the adapters of
+    other curricula ("sequential/<phase>", "joint"), and the blocks that the run merged ("merge/<name>").
     grow: gates under which the bank is also asked while it grows expert by expert, by the name of that run
     ("oracle": "bank_oracle" gives methods "bank_oracle/<phase>"); experts of later phases are then away.
-    reliability_rows: about so many prompts of the distillation are asked per domain, evenly spread.
+    reliability_rows: about so many prompts of the distillation are asked per domain, evenly spread. questions: see Exam. costs: count the
+    multiply-adds of every method beside the base's. cells: a folder in which the answers of a method are kept, so that a run
+    that was killed asks no method twice; an edited program asks anew. Null keeps none.
     """
 
     base_model: BaseModel
     data: DomainSource
     rows: Rows
     store: Store
-    gates: dict[str, GateFactory]
+    gates: dict[str, GateFactory | None]
     select: Select
     metrics: dict[str, Metric]
+    compositions: dict[str, Composition] = field(default_factory=dict)
+    together: dict[str, Together] = field(default_factory=dict)
     mixing: Mixing = "after"
     average_and_sum: bool = True
     every_expert: bool = True
     grow: dict[str, str] | None = None
     reliability_rows: int = 240
+    questions: int = 0
+    costs: bool = False
+    cells: str | None = None
 
     def run(self, workspace: Workspace) -> dict[str, float]:
         """Writes evidence.jsonl, puts figures into the ledger and returns their values by name."""
         base = loaded(self.base_model)
         bank = load_bank(self.store, workspace.folder)
         corpus = self.rows.load(self.data, base)
-        sequence = course_digests(workspace.folder, "sequential")
-        phases = [digest for versions in sequence.values() for digest in versions]
-        joint = [versions[-1] for versions in course_digests(workspace.folder, "joint").values()]
-        merges = {name: versions[-1] for name, versions in course_digests(workspace.folder, "merge").items()}
-        grow = self.grow or {}
-        growth = len(bank) * len(grow)
-        total = (
-            2
-            + growth
-            + len(self.gates)
-            + 2 * self.average_and_sum
-            + self.every_expert * len(bank)
-            + len(phases)
-            + len(joint)
-            + len(merges)
-        )
-        exam = _Exam(base, corpus, bank, self.reliability_rows)
-        with workspace.progress("Evaluate", total=total) as advance:
-            for method in self._methods(workspace, exam, phases, joint, merges):
-                advance(1, method)
-        evidence = exam.evidence(bank.names if phases or grow else ())
+        exam = Exam(base, corpus, bank, self.reliability_rows, self.questions)
+        methods = list(self._methods(workspace, exam))
+        common = [base.fingerprint, list(corpus), bank.names, self.reliability_rows, self.questions, source_digest()]
+        figures: dict[str, Figure] = {}
+        with workspace.progress("Evaluate", total=len(methods)) as advance:
+            sample = exam.sample() if self.costs else []
+            alone = multiply_adds(base.model, sample, pad=base.tokenizer.pad_token_id) if sample else 0.0
+            for method in methods:
+                if self.cells is None:
+                    method.sit()
+                else:
+                    cell = digest([common, method.name, method.identity])
+                    exam.once(Path(self.cells) / f"{cell[:32]}.jsonl", method.sit)
+                if alone and method.attach is not None:
+                    with method.attach() as routed:
+                        taken = multiply_adds(base.model, sample, pad=base.tokenizer.pad_token_id, routed=routed)
+                    figures[f"cost/multiply_adds/{method.name}"] = Figure(taken / alone)
+                advance(1, method.name)
+        grows = self.grow or course_digests(workspace.folder, "sequential")
+        evidence = exam.evidence(bank.names if grows else ())
         evidence.write(workspace.folder / "evidence.jsonl")
-        figures = {name: figure for metric in self.metrics.values() for name, figure in metric(evidence).items()}
+        figures |= {name: figure for metric in self.metrics.values() for name, figure in metric(evidence).items()}
         workspace.ledger.figures.update(figures)
         return {name: figure.value for name, figure in figures.items()}
 
-    def _methods(
-        self, workspace: Workspace, exam: "_Exam", phases: list[str], joint: list[str], merges: dict[str, str]
-    ) -> Iterator[str]:
-        yield exam.sit_base()
-        yield exam.sit_teacher()
-        model, bank, base = exam.base.model, exam.bank, exam.base.fingerprint
-        shape = bank.shape(model.config.hidden_size)
-        for name, factory in self.gates.items():
-            gate = load_gate(factory, shape, workspace.folder / "gates", name).to(model.device)
-            with attached(model, bank, gate=gate, select=self.select, base=base, mixing=self.mixing) as routed:
-                yield exam.sit(name, routed, train=True, decisions=True)
-                if self.grow is not None and name in self.grow:
-                    for number in range(len(bank)):
-                        routed.activate(bank.names[: number + 1])
-                        yield exam.sit(f"{self.grow[name]}/{number}", routed)
-        always = {f"expert/{name}": [float(i == j) for j in range(len(bank))] for i, name in enumerate(bank.names)}
+    def _methods(self, workspace: Workspace, exam: Exam) -> Iterator[_Method]:
+        folder, bank = workspace.folder, exam.bank
+        experts = [versions[-1] for versions in course_digests(folder, "experts").values()]
+        yield _Method("base", None, exam.sit_base)
+        yield _Method("teacher", None, exam.sit_teacher)
+        made = all_compositions(self.gates, self.compositions, select=self.select, mixing=self.mixing)
+        for name, composition in made.items():
+            yield from self._composed(workspace, exam, name, composition, experts)
+        for name, entry in self.together.items():
+            yield self._together(workspace, exam, name, entry)
+        fixed: dict[str, list[float]] = {}
         if self.average_and_sum:
-            with attached(model, bank, weights=[1 / len(bank)] * len(bank), base=base) as routed:
-                yield exam.sit("average", routed)
-            with attached(model, bank, weights=[1.0] * len(bank), base=base) as routed:
-                yield exam.sit("sum", routed)
+            fixed |= {"average": [1 / len(bank)] * len(bank), "sum": [1.0] * len(bank)}
         if self.every_expert:
-            for name, weights in always.items():
-                with attached(model, bank, weights=weights, base=base) as routed:
-                    yield exam.sit(name, routed)
-        for number, digest in enumerate(phases):
-            with self._alone(exam, digest) as routed:
-                yield exam.sit(f"sequential/{number}", routed)
-        for digest in joint:
-            with self._alone(exam, digest) as routed:
-                yield exam.sit("joint", routed)
-        for name, digest in merges.items():
-            with self._alone(exam, digest) as routed:
-                yield exam.sit(f"merge/{name}", routed)
+            fixed |= {f"expert/{name}": [float(name == other) for other in bank.names] for name in bank.names}
+        for name, weights in fixed.items():
+            yield self._weighed(exam, name, bank, weights, experts)
+        phases = [version for versions in course_digests(folder, "sequential").values() for version in versions]
+        single = {f"sequential/{number}": version for number, version in enumerate(phases)}
+        for versions in course_digests(folder, "joint").values():
+            single["joint"] = versions[-1]
+        single |= {f"merge/{name}": versions[-1] for name, versions in course_digests(folder, "merge").items()}
+        for name, version in single.items():
+            yield self._weighed(exam, name, None, [1.0], [version])
 
-    @contextmanager
-    def _alone(self, exam: "_Exam", digest: str) -> Iterator[Routed]:
-        bank = ExpertBank([self.store.get(digest)])
-        with attached(exam.base.model, bank, weights=[1.0], base=exam.base.fingerprint) as routed:
-            yield routed
+    def _composed(
+        self, workspace: Workspace, exam: Exam, name: str, composition: Composition, experts: list[str]
+    ) -> Iterator[_Method]:
+        base, gates = exam.base, workspace.folder / "gates"
 
+        @contextmanager
+        def attach() -> Iterator[Routed]:
+            bank = composition.bank(self.store, experts, base) if composition.transforms else exam.bank
+            gate = load_gate(composition.gate, bank.shape(base.model.config.hidden_size), gates, name)
+            with attached(
+                base.model,
+                bank,
+                gate=gate.to(base.model.device),
+                select=composition.select,
+                base=base.fingerprint,
+                mixing=composition.mixing,
+            ) as routed:
+                yield routed
 
-@dataclass(eq=False)
-class _Exam:
-    """The questions, encoded once, and the answers so far."""
+        def sit() -> None:
+            with attach() as routed:
+                exam.sit(name, routed, train=True, decisions=True)
 
-    base: LoadedBase
-    corpus: Corpus
-    bank: ExpertBank
-    reliability_rows: int
-    answers: list[Answer] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)
-    loads: list[SiteLoad] = field(default_factory=list)
-    _reference: list[Tensor] = field(default_factory=list)
+        learnt = gate_learnt(gates, name)
+        method = [repr(composition.gate), composition.select, composition.mixing, list(composition.transforms)]
+        identity = [experts, method, None if learnt is None else learnt.work]
+        yield _Method(name, identity, sit, attach)
+        for number in range(len(exam.bank)) if self.grow and name in self.grow else ():
+            stage = f"{self.grow[name]}/{number}"  # pyright: ignore[reportOptionalSubscript]
 
-    def sit_base(self) -> str:
-        """The base alone; its predictions on general text become the reference of every divergence."""
-        for domain, split, examples in self._papers(train=True):
-            general = domain.name == self.corpus.general.name and split == "test"
-            rows = self._encoded(examples)
-            scored = score(self.base.model, rows, pad=self.base.tokenizer.pad_token_id, keep=general)
-            if general:
-                self._reference = [row.log_probs for row in scored if row.log_probs is not None]
-            self._note("base", domain, split, examples, scored)
-        return "base"
+            def sit_stage(stage: str = stage, number: int = number) -> None:
+                with attach() as routed:
+                    routed.activate(exam.bank.names[: number + 1])
+                    exam.sit(stage, routed)
 
-    def sit_teacher(self) -> str:
-        """The base with the document in context, on domains that have documents."""
-        for domain, split, examples in self._papers(train=True):
-            if all(example.document for example in examples):
-                rows = self._encoded(examples, with_document=True)
-                self._note(
-                    "teacher",
-                    domain,
-                    split,
-                    examples,
-                    score(self.base.model, rows, pad=self.base.tokenizer.pad_token_id),
-                )
-        return "teacher"
+            yield _Method(stage, [identity, number], sit_stage)
 
-    def sit(self, method: str, routed: Routed, *, train: bool = False, decisions: bool = False) -> str:
-        """One method with experts attached; train asks the prompts of the distillation, too."""
-        for domain, split, examples in self._papers(train=train):
-            general = domain.name == self.corpus.general.name and split == "test"
-            scored = score(
-                self.base.model,
-                self._encoded(examples),
-                pad=self.base.tokenizer.pad_token_id,
-                routed=routed,
-                choice=self._choice(domain),
-                reference=self._reference if general else None,
-            )
-            self._note(method, domain, split, examples, scored)
-            if decisions:
-                self._route(method, domain, split, examples, scored)
-        return method
+    def _together(self, workspace: Workspace, exam: Exam, name: str, entry: Together) -> _Method:
+        base = exam.base
 
-    def evidence(self, sequence: tuple[str, ...]) -> Evidence:
-        """All rows so far."""
-        facts = [
-            DomainFacts(d.name, d.chance, d.family, d.name if d.name in self.bank.names else None) for d in self.corpus
-        ]
-        return Evidence(
-            tuple(facts), self.bank.names, tuple(self.answers), tuple(self.decisions), tuple(self.loads), sequence
-        )
+        @contextmanager
+        def attach() -> Iterator[Routed]:
+            width = base.model.config.hidden_size
+            bank, gate, select, mixing = load_together(self.store, workspace.folder, name, entry, width=width)
+            with attached(
+                base.model,
+                bank,
+                gate=gate.to(base.model.device),
+                select=select,
+                base=base.fingerprint,
+                mixing=mixing,
+            ) as routed:
+                yield routed
 
-    def _papers(self, *, train: bool) -> Iterator[tuple[Domain, Split, Sequence[Example]]]:
-        for domain in self.corpus:
-            yield domain, "test", domain.test
-            if train and domain.name in self.bank.names:
-                step = max(1, len(domain.train) // self.reliability_rows)
-                yield domain, "train", domain.train[::step]
+        def sit() -> None:
+            with attach() as routed:
+                exam.sit(f"together/{name}", routed)
 
-    def _choice(self, domain: Domain) -> int:
-        return self.bank.names.index(domain.name) + 1 if domain.name in self.bank.names else 0
+        trained = course_digests(workspace.folder, "together").get(name)
+        return _Method(f"together/{name}", [trained, repr(entry.gate), entry.select, entry.mixing], sit, attach)
 
-    def _encoded(self, examples: Sequence[Example], *, with_document: bool = False) -> list[Encoded]:
-        return [encode(self.base.tokenizer, example, with_document=with_document) for example in examples]
+    def _weighed(
+        self, exam: Exam, name: str, bank: ExpertBank | None, weights: list[float], versions: list[str]
+    ) -> _Method:
+        base: LoadedBase = exam.base
 
-    def _note(
-        self, method: str, domain: Domain, split: Split, examples: Sequence[Example], scored: Sequence[Scored]
-    ) -> None:
-        if self.corpus.unknown is not None and domain.name == self.corpus.unknown.name:
-            return  # Nobody knows the answers there; only decisions about them count.
-        for example, row in zip(examples, scored, strict=True):
-            self.answers.append(
-                Answer(
-                    method=method,
-                    domain=domain.name,
-                    split=split,
-                    id=example.id,
-                    group=example.group or example.id,
-                    form=example.form,
-                    exact=row.exact,
-                    nats=row.nats,
-                    tokens=row.tokens,
-                    hits=row.hits,
-                    kl=row.kl,
-                )
-            )
+        @contextmanager
+        def attach() -> Iterator[Routed]:
+            held = bank if bank is not None else ExpertBank([self.store.get(version) for version in versions])
+            with attached(base.model, held, weights=weights, base=base.fingerprint) as routed:
+                yield routed
 
-    def _route(
-        self, gate: str, domain: Domain, split: Split, examples: Sequence[Example], scored: Sequence[Scored]
-    ) -> None:
-        sums: dict[str, Tensor] = {}
-        for example, row in zip(examples, scored, strict=True):
-            by_site = torch.tensor(list(row.load.values()))
-            weights = tuple(by_site.mean(dim=0).tolist())
-            self.decisions.append(Decision(gate, domain.name, split, example.id, example.group or example.id, weights))
-            if split == "test":
-                for site, load in row.load.items():
-                    sums[site] = sums.get(site, torch.zeros(len(load))) + torch.tensor(load)
-        for site, total in sums.items():
-            self.loads.append(SiteLoad(gate, site, domain.name, tuple((total / len(examples)).tolist())))
+        def sit() -> None:
+            with attach() as routed:
+                exam.sit(name, routed)
+
+        return _Method(name, [versions, weights], sit, attach)

@@ -1,193 +1,222 @@
 """Stage: train gates over the frozen experts of this run, on a mixture of the domains and of text that needs no expert."""
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from pmemx.core.bank import ExpertBank
 from pmemx.core.base_model import BaseModel, LoadedBase
 from pmemx.core.digest import digest
 from pmemx.core.domain import Corpus, DomainSource
-from pmemx.core.encoding import Encoded, collate, encode
-from pmemx.core.gate import ExampleGate, Gate
+from pmemx.core.encoding import Encoded, encode
+from pmemx.core.gate import DetectorGate, ExampleGate, Gate, SearchedGate, SiteExampleGate
+from pmemx.core.metric import Figure
 from pmemx.core.mix import Mixing
 from pmemx.core.routing import Select
-from pmemx.core.stage import Advance, Stage, Workspace
+from pmemx.core.stage import Stage, Workspace
 from pmemx.core.store import Store
 from pmemx.lit.fit import fit
 from pmemx.lit.gate_module import GateLosses, GateModule, MixtureStream, Source
 from pmemx.lit.settings import TrainerSettings
 from pmemx.lit.stream import StreamModule
 from pmemx.runtime.attach import Routed, attached
-from pmemx.stage.bank import GateFactory, course_digests, load_bank, needs_training, save_gate
+from pmemx.stage.bank import GateFactory, Learnt, course_digests, gate_learnt, needs_training, save_gate
+from pmemx.stage.composition import Composition, all_compositions
 from pmemx.stage.corpus import Rows
+from pmemx.stage.gate_learning import note_examples, prompts_of, show_examples, show_sites
+from pmemx.stage.gate_search import SearchSettings, few_examples, search
 from pmemx.stage.training import loaded
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainGateStage(Stage):
-    """Gates with weights are trained, gates that learn from examples see every prompt once; the others need neither.
+    """Gates with weights are trained, gates that learn from examples see every prompt once, a gate of few numbers is searched
+    for; the others need nothing. The experts and the base stay frozen, and what was learnt already in this folder stays.
 
-    Prompts about the unknown are no examples: they resemble those of the domains, and would only blur what sets general
-    text apart. The experts and the base stay frozen.
-
-    select: the selection while training; it must pass gradients to the scores, so it is soft. mixing: see
-    core.mix.Mixing. per_domain, general and unknown: rows of each kind in a batch; 0 leaves the kind out. checkpoints:
-    see DistillStage.
+    gates decide by `select` when they are trained; compositions say it themselves where it matters. select must pass
+    gradients to the scores, so it is soft. mixing: see core.mix.Mixing. per_domain, general and unknown: rows of each kind in
+    a batch; 0 leaves the kind out. most_steps: a limit for every trainer, those of compositions too; 0: none. checkpoints: see
+    DistillStage.
     """
 
     base_model: BaseModel
     data: DomainSource
     rows: Rows
     store: Store
-    gates: dict[str, GateFactory]
+    gates: dict[str, GateFactory | None]
     select: Select
     losses: GateLosses
     trainer: TrainerSettings
+    compositions: dict[str, Composition] = field(default_factory=dict)
+    search: SearchSettings = field(default_factory=SearchSettings)
     checkpoints: str = "outputs/checkpoints"
     per_domain: int = 4
     general: int = 16
     unknown: int = 16
+    most_steps: int = 0
     mixing: Mixing = "after"
 
     def run(self, workspace: Workspace) -> dict[str, float]:
-        """Trained gates go to the run folder; returns the last training accuracy of each."""
+        """Trained gates go to the run folder; returns the last training accuracy of each, and a search's loss."""
         base = loaded(self.base_model)
-        bank = load_bank(self.store, workspace.folder)
         corpus = self.rows.load(self.data, base)
-        sources = self._sources(corpus, base, bank)
-        stream = MixtureStream(sources, pad=base.tokenizer.pad_token_id, seed=workspace.seed)
-        work = self._work(workspace, corpus)
-        accuracy: dict[str, float] = {}
-        for name, factory in self.gates.items():
+        digests = [versions[-1] for versions in course_digests(workspace.folder, "experts").values()]
+        found: dict[str, float] = {}
+        made = all_compositions(self.gates, self.compositions, select=self.select, mixing=self.mixing)
+        for name, composition in made.items():
+            bank = composition.bank(self.store, digests, base)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(workspace.seed)
-                gate = factory(bank.shape(base.model.config.hidden_size)).to(next(base.model.parameters()).device)
+                gate = composition.gate(bank.shape(base.model.config.hidden_size))
             if not needs_training(gate):
                 continue
-            checkpoints = Path(self.checkpoints) / digest([work, repr(factory)])[:16]
-            if isinstance(gate, ExampleGate):
-                accuracy[f"{name}/accuracy"] = self._show(workspace, base, bank, sources, name, gate)
-            else:
-                accuracy[f"{name}/accuracy"] = self._train(workspace, base, bank, stream, name, gate, checkpoints)
-            save_gate(gate, workspace.folder / "gates", name)
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        return accuracy
+            learning = _Learning(self, workspace, base, corpus, bank, name, composition, gate)
+            learnt = gate_learnt(workspace.folder / "gates", name)
+            if learnt is None or learnt.work != learning.work:
+                learnt = learning.run()
+                save_gate(gate, workspace.folder / "gates", name, learnt)
+                shutil.rmtree(learning.checkpoints, ignore_errors=True)
+            found[f"{name}/accuracy"] = learnt.accuracy
+            workspace.ledger.figures[f"cost/parameters/{name}"] = Figure(learnt.parameters)
+            workspace.ledger.figures[f"cost/seconds/{name}"] = Figure(learnt.seconds)
+        return found
 
-    def _work(self, workspace: Workspace, corpus: Corpus) -> str:
-        """What a training comes from, the gate aside: one that differs in any of it must not go on from its checkpoints."""
+    def trainer_of(self, composition: Composition) -> TrainerSettings:
+        """How a composition is trained here."""
+        trainer = composition.trainer or self.trainer
+        return replace(trainer, steps=min(trainer.steps, self.most_steps)) if self.most_steps else trainer
+
+    def select_of(self, composition: Composition, gate: Gate) -> Select:
+        """How it selects while it is trained."""
+        # A search sends no gradient: it may look at the selection that counts.
+        return composition.train_select or (composition.select if isinstance(gate, SearchedGate) else self.select)
+
+    def work(self, workspace: Workspace, corpus: Corpus, composition: Composition, gate: Gate) -> str:
+        """Digest of all that a gate comes from: one that differs in any of it must not go on from its checkpoints."""
         batch = [self.per_domain, self.general, self.unknown]
-        taught = [course_digests(workspace.folder, "experts"), list(corpus), batch, workspace.seed]
-        return digest([taught, self.select, self.mixing, self.losses, self.trainer.recipe])
+        experts = course_digests(workspace.folder, "experts")
+        taught = [experts, list(composition.transforms), list(corpus), batch, workspace.seed]
+        how = [self.select_of(composition, gate), composition.mixing, composition.losses or self.losses]
+        method = [repr(composition.gate), *how, self.trainer_of(composition).recipe]
+        return digest([taught, method, self.search if isinstance(gate, SearchedGate) else None])
 
-    def _sources(self, corpus: Corpus, base: LoadedBase, bank: ExpertBank) -> list[Source]:
+
+@dataclass(frozen=True, eq=False)
+class _Learning:
+    """One gate, and all that it learns from."""
+
+    stage: TrainGateStage
+    workspace: Workspace
+    base: LoadedBase
+    corpus: Corpus
+    bank: ExpertBank
+    name: str
+    composition: Composition
+    gate: Gate
+
+    @property
+    def trainer(self) -> TrainerSettings:
+        return self.stage.trainer_of(self.composition)
+
+    @property
+    def losses(self) -> GateLosses:
+        return self.composition.losses or self.stage.losses
+
+    @property
+    def select(self) -> Select:
+        return self.stage.select_of(self.composition, self.gate)
+
+    @property
+    def work(self) -> str:
+        return self.stage.work(self.workspace, self.corpus, self.composition, self.gate)
+
+    @property
+    def checkpoints(self) -> Path:
+        return Path(self.stage.checkpoints) / self.work[:16]
+
+    @property
+    def sources(self) -> list[Source]:
+        """Rows by domain, general text, and prompts that nobody can answer."""
+        stage, corpus, names = self.stage, self.corpus, self.bank.names
+
         def rows(domain: str) -> tuple[Encoded, ...]:
-            return tuple(encode(base.tokenizer, e, with_document=False) for e in corpus.domain(domain).train)
+            return tuple(encode(self.base.tokenizer, e, with_document=False) for e in corpus.domain(domain).train)
 
-        sources = [Source(rows(name), bank.names.index(name) + 1, self.per_domain) for name in bank.names]
-        sources.append(Source(rows(corpus.general.name), 0, self.general))
+        sources = [Source(rows(name), names.index(name) + 1, stage.per_domain) for name in names]
+        sources.append(Source(rows(corpus.general.name), 0, stage.general))
         if corpus.unknown is not None:
-            sources.append(Source(rows(corpus.unknown.name), 0, self.unknown, speaks=False))
+            sources.append(Source(rows(corpus.unknown.name), 0, stage.unknown, speaks=False))
         return sources
 
-    def _show(
-        self,
-        workspace: Workspace,
-        base: LoadedBase,
-        bank: ExpertBank,
-        sources: list[Source],
-        name: str,
-        gate: ExampleGate,
-    ) -> float:
-        examples = prompts_of(sources)
-        with (
-            attached(base.model, bank, gate=gate, select=self.select, base=base.fingerprint) as routed,
-            workspace.progress(f"Show gate {name}", total=len(examples)) as advance,
-        ):
-            return show_examples(
+    def run(self) -> Learnt:
+        """Learn, in the way that the gate's kind asks for."""
+        began, gate, base, sources = time.perf_counter(), self.gate, self.base, self.sources
+        device = next(base.model.parameters()).device
+        with attached(
+            base.model,
+            self.bank,
+            gate=gate.to(device),
+            select=self.select,
+            base=base.fingerprint,
+            mixing=self.composition.mixing,
+        ) as routed:
+            if isinstance(gate, SearchedGate):
+                found = self._search(gate, routed, sources)
+            elif isinstance(gate, ExampleGate | SiteExampleGate | DetectorGate):
+                found = self._show(gate, routed, sources)
+            else:
+                found = self._train(routed, sources)
+        numbers = gate.numbers() if isinstance(gate, SearchedGate) else None
+        trained = (
+            numbers.numel() if numbers is not None else sum(p.numel() for p in gate.parameters() if p.requires_grad)
+        )
+        return Learnt(self.work, found, time.perf_counter() - began, trained)
+
+    def _show(self, gate: ExampleGate | SiteExampleGate | DetectorGate, routed: Routed, sources: list[Source]) -> float:
+        prompts = prompts_of(sources, unanswerable=isinstance(gate, DetectorGate))
+        settings = {"pad": self.base.tokenizer.pad_token_id, "batch_size": self.trainer.batch_size}
+        with self.workspace.progress(f"Show gate {self.name}", total=len(prompts)) as advance:
+            if isinstance(gate, ExampleGate):
+                return show_examples(gate, routed, prompts, **settings, advance=advance)
+            if isinstance(gate, DetectorGate):
+                return note_examples(gate, routed, prompts, **settings, advance=advance)
+            return show_sites(gate, routed, prompts, **settings, advance=advance)
+
+    def _search(self, gate: SearchedGate, routed: Routed, sources: list[Source]) -> float:
+        settings = self.stage.search
+        few = few_examples(sources, settings.per_domain, torch.Generator().manual_seed(self.workspace.seed))
+        with self.workspace.progress(f"Search gate {self.name}", total=settings.evaluations) as advance:
+            return search(
                 gate,
                 routed,
-                examples,
-                pad=base.tokenizer.pad_token_id,
+                few,
+                pad=self.base.tokenizer.pad_token_id,
                 batch_size=self.trainer.batch_size,
+                settings=settings,
                 advance=advance,
             )
 
-    def _train(
-        self,
-        workspace: Workspace,
-        base: LoadedBase,
-        bank: ExpertBank,
-        stream: MixtureStream,
-        name: str,
-        gate: Gate,
-        checkpoints: Path,
-    ) -> float:
-        accuracy = 0.0
-        with (
-            attached(
-                base.model, bank, gate=gate, select=self.select, base=base.fingerprint, mixing=self.mixing
-            ) as routed,
-            workspace.progress(f"Train gate {name}", total=self.trainer.steps) as advance,
-        ):
+    def _train(self, routed: Routed, sources: list[Source]) -> float:
+        accuracy, trainer = 0.0, self.trainer
+        stream = MixtureStream(sources, pad=self.base.tokenizer.pad_token_id, seed=self.workspace.seed)
+        with self.workspace.progress(f"Train gate {self.name}", total=trainer.steps) as advance:
 
             def on_step(step: int, values: dict[str, float]) -> None:
                 nonlocal accuracy
                 accuracy = values["train/accuracy"]
                 advance(1, f"loss {values['train/loss']:.3f}")
-                if step % 5 == 0 or step == self.trainer.steps:
-                    workspace.metrics.write("train_gate", values, domain=name, step=step)
+                if step % 5 == 0 or step == trainer.steps:
+                    self.workspace.metrics.write("train_gate", values, domain=self.name, step=step)
 
             fit(
-                GateModule(routed, gate, self.losses, self.trainer),
+                GateModule(routed, self.gate, self.losses, trainer),
                 StreamModule(stream),
-                self.trainer,
-                seed=workspace.seed,
-                folder=checkpoints,
+                trainer,
+                seed=self.workspace.seed,
+                folder=self.checkpoints,
                 on_step=on_step,
             )
         return accuracy
-
-
-def prompts_of(sources: Sequence[Source]) -> list[tuple[Encoded, int]]:
-    """What a gate is shown: the prompts of the rows that have one and can be answered, with their true choices."""
-    return [
-        (Encoded(row.ids[: row.prompt_length], row.prompt_length), source.choice)
-        for source in sources
-        if source.per_batch and source.speaks
-        for row in source.rows
-        if row.prompt_length
-    ]
-
-
-@torch.no_grad()
-def show_examples(
-    gate: ExampleGate,
-    routed: Routed,
-    prompts: Sequence[tuple[Encoded, int]],
-    *,
-    pad: int,
-    batch_size: int,
-    advance: Advance,
-) -> float:
-    """Let a gate see every prompt with its true choice; returns the share that it then gets right.
-
-    Prompts are shown whole, whatever the gate decides about when it serves.
-    """
-    ordered = sorted(prompts, key=lambda prompt: prompt[0].prompt_length)
-    device = next(routed.model.parameters()).device
-    seen: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, len(ordered), batch_size):
-        rows, choices = zip(*ordered[start : start + batch_size], strict=True)
-        batch, choice = collate(rows, pad).to(device), torch.tensor(choices, device=device)
-        with routed.given(prompt=batch.prompt):
-            pooled = routed.pooled(batch.ids, batch.attention.long())
-        gate.see(pooled, choice)
-        seen.append((pooled, choice))
-        advance(len(rows), "examples")
-    right = [gate.score(pooled, None).flatten(1, -2).mean(dim=1).argmax(dim=1) == choice for pooled, choice in seen]
-    return float(torch.cat(right).float().mean())

@@ -33,8 +33,10 @@ from pmemx.runtime.attach import attached
 from pmemx.select.softmax import Softmax
 from pmemx.select.top_k import TopK
 from pmemx.stage.bank import load_gate, needs_training, save_gate
+from pmemx.stage.composition import all_compositions
 from pmemx.stage.corpus import Rows
-from pmemx.stage.train_gate import TrainGateStage, prompts_of, show_examples
+from pmemx.stage.gate_learning import prompts_of, show_examples
+from pmemx.stage.train_gate import TrainGateStage
 from pmemx.store.governed import GovernedStore
 
 SHAPE = BankShape(("law", "botany"), {"model.layers.0.mlp.up_proj": 8, "model.layers.0.mlp.down_proj": 12}, 8)
@@ -143,11 +145,17 @@ def test_the_checkpoints_of_a_gate_are_named_after_all_that_its_training_comes_f
         {"losses": GateLosses(z=0.1)},
         {"trainer": TrainerSettings(steps=7)},
     ]
-    names = [replace(stage, **change)._work(workspace, corpus) for change in ({}, *others)]
-    names.append(stage._work(replace(workspace, seed=1), corpus))
+    gate = LinearGate(SHAPE)
+
+    def work(stage: TrainGateStage, workspace: Workspace) -> str:
+        (composition,) = all_compositions({"gate": LinearGate}, {}, select=stage.select, mixing=stage.mixing).values()
+        return stage.work(workspace, corpus, composition, gate)
+
+    names = [work(replace(stage, **change), workspace) for change in ({}, *others)]
+    names.append(work(stage, replace(workspace, seed=1)))
     assert len(set(names)) == len(names)
     # How often it is saved does not change what comes out.
-    assert replace(stage, trainer=TrainerSettings(checkpoint_every=7))._work(workspace, corpus) == names[0]
+    assert work(replace(stage, trainer=TrainerSettings(checkpoint_every=7)), workspace) == names[0]
 
 
 @pytest.fixture(scope="module")
