@@ -6,7 +6,7 @@ import torch
 
 from pmemx.core.bank import BankShape
 from pmemx.core.errors import IncompatibleBlock
-from pmemx.core.gate import Gate
+from pmemx.core.gate import DetectorGate, Gate
 
 
 def grown(gate: Gate, built: Gate) -> Gate:
@@ -26,13 +26,17 @@ def grown(gate: Gate, built: Gate) -> Gate:
         )
     places = _places(gate.shape, built.shape)
     state = copy.deepcopy(built.state_dict())
+    if state.keys() != gate.state_dict().keys():
+        raise _unlike(sorted(state.keys() ^ gate.state_dict().keys())[0])
+    examples = gate.example_rows if isinstance(gate, DetectorGate) else ()
     for key, value in gate.state_dict().items():
+        by_row = 1 if key in gate.choice_rows or key in examples else 0
+        if state[key].shape[by_row:] != value.shape[by_row:]:
+            raise _unlike(key)
         if key in gate.choice_rows:
             room = value.new_zeros(len(state[key]), *value.shape[1:])
             room[places.to(value.device)] = value
             state[key] = room
-        elif key not in state or state[key].dim() != value.dim():
-            raise IncompatibleBlock(f"the gates differ in {key!r}; build the new one with the settings of the old one")
         else:
             state[key] = value
     for key, value in state.items():
@@ -40,6 +44,10 @@ def grown(gate: Gate, built: Gate) -> Gate:
             built.register_buffer(key, torch.zeros_like(value))
     built.load_state_dict(state)
     return built.train(gate.training)
+
+
+def _unlike(key: str) -> IncompatibleBlock:
+    return IncompatibleBlock(f"the gates differ in {key!r}; build the new one with the settings of the old one")
 
 
 def _places(old: BankShape, new: BankShape) -> torch.Tensor:

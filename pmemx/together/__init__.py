@@ -1,0 +1,1 @@
+"""Structures of experts that are trained together with their gate."""
