@@ -173,7 +173,9 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
         for domain in part.domains:
             there = replace(domain, name=_domain_in(domain, part_name))
             if facts.setdefault(there.name, there) != there:
-                raise DataError(f"{part_name} describes the domain {domain.name} unlike {first}; pool equal experiments")
+                raise DataError(
+                    f"{part_name} describes the domain {domain.name} unlike {first}; pool equal experiments"
+                )
     methods = set.intersection(*(set(part.methods) for part in ordered.values()))
     gates = set.intersection(*({row.gate for row in part.decisions} for part in ordered.values()))
     answers: list[Answer] = []

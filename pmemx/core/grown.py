@@ -20,9 +20,11 @@ def grown(gate: Gate, built: Gate) -> Gate:
             f"what {type(gate).__name__} learnt holds for the experts that it was trained with; train it again for "
             f"{len(built.shape.experts)} experts, or use a gate that grows"
         )
-    if gate.shape.sites != built.shape.sites or gate.shape.width != built.shape.width:
+    # In order: a gate may know its sites by number.
+    if [*gate.shape.sites.items()] != [*built.shape.sites.items()] or gate.shape.width != built.shape.width:
         raise IncompatibleBlock(
-            "the larger bank adapts other sites, or is of another base; a gate grows at the sites it knows"
+            "the larger bank adapts other sites, or the same in another order, or is of another base; a gate grows at the "
+            "sites it knows"
         )
     places = _places(gate.shape, built.shape)
     state = copy.deepcopy(built.state_dict())
@@ -39,9 +41,8 @@ def grown(gate: Gate, built: Gate) -> Gate:
             state[key] = room
         else:
             state[key] = value
-    for key, value in state.items():
-        if key in built.state_dict() and built.state_dict()[key].shape != value.shape:
-            built.register_buffer(key, torch.zeros_like(value))
+    for key in examples:
+        built.register_buffer(key, torch.zeros_like(state[key]))
     built.load_state_dict(state)
     return built.train(gate.training)
 

@@ -11,6 +11,8 @@ def source_digest() -> str:
     root = Path(__file__).parents[1]
     hasher = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        hasher.update(path.relative_to(root).as_posix().encode())
-        hasher.update(path.read_bytes())
+        text = path.read_bytes()
+        # With its length, so that no name can be read as the end of the text before it.
+        hasher.update(f"{path.relative_to(root).as_posix()}\0{len(text)}\0".encode())
+        hasher.update(text)
     return hasher.hexdigest()

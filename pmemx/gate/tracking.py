@@ -114,7 +114,7 @@ class TrackingGate(DetectorGate):
         """See DetectorGate. Raises ConfigError where no example of no expert was ever noted."""
         if noted := self._noted.pop(0, None):
             # Sorted, so that the order of examples is lost.
-            self._keep([*self._kept(), *sorted(noted)])
+            self._keep(sorted([*self._kept(), *noted]))
         background = self._kept()
         if not background:
             raise ConfigError(
@@ -156,7 +156,10 @@ def _detector(
     truth = torch.tensor([1.0] * len(own) + [0.0] * len(others), dtype=torch.float64)
     share = torch.where(truth > 0, 0.5 / len(own), 0.5 / len(others))
     weights = torch.zeros(len(used), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
+    # To the optimum: a smaller step in the loss than 1e-9 may still be one of 1e-3 in a weight.
+    optimizer = torch.optim.LBFGS(
+        [weights], max_iter=1000, line_search_fn="strong_wolfe", tolerance_grad=1e-9, tolerance_change=1e-14
+    )
 
     def loss() -> Tensor:
         optimizer.zero_grad()

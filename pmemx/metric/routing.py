@@ -24,8 +24,10 @@ class Routing(Metric):
     weight over the held-out prompts of those domains, each counting once. `entropy/mean_use` = H(mean weight) and
     `entropy/per_prompt` = mean H(weight), in nats; `mutual_information` is their difference, how much of the choice the
     prompt decides. floor 0 and ceiling log(choices) are the range of the three, not a teacher.
+    confusion: whether to measure where prompts of each domain go, which is most of the work.
     """
 
+    confusion: bool = True
     seed: int = 0
 
     def __call__(self, evidence: Evidence) -> dict[str, Figure]:
@@ -45,7 +47,7 @@ class Routing(Metric):
                     if parts and all(parts):
                         hits = [[_chosen(d) == right[d.domain] for d in part] for part in parts]
                         figures[f"routing/{gate}/accuracy/{label}/{split}"] = self._share(parts, hits, 1 / len(choices))
-            for name in right:
+            for name in right if self.confusion else ():
                 if part := seen.get((gate, name, "test")):
                     for index, choice in enumerate(choices):
                         hits = [[_chosen(decision) == index for decision in part]]

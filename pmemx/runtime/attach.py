@@ -652,7 +652,7 @@ def _difference(before: Stamp, now: Stamp) -> str:
         return f"expert {changed[0]!r} was swapped, loaded or unloaded"
     if before.profiles != now.profiles:
         return "the profiles of the rows changed"
-    return "the active experts or their weights changed"
+    return "the gate, the active experts or their weights changed"
 
 
 def attach(

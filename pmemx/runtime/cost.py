@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -19,8 +20,26 @@ def _product(
     return 2 * math.prod(left) * right[-1]
 
 
-# The counter of torch does not know the products that write in place.
-_IN_PLACE = {torch.ops.aten.addmm_: _product, torch.ops.aten.baddbmm_: _product}
+def _attention(
+    query: Shape,
+    key: Shape,
+    value: Shape,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Shape | None = None,
+    scale: float | None = None,
+    out_shape: object = (),
+) -> int:
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+# The counter of torch does not know the products that write in place, nor attention on a processor.
+_UNKNOWN = {
+    torch.ops.aten.addmm_: _product,
+    torch.ops.aten.baddbmm_: _product,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}
 
 
 @torch.no_grad()
@@ -32,15 +51,13 @@ def multiply_adds(
     Looking a weight up, sorting and elementwise work are no products and do not count.
     """
     device = next(model.parameters()).device
-    counter = FlopCounterMode(display=False, custom_mapping=_IN_PLACE)
+    total = 0
     for group, choice in rows:
         batch = collate(group, pad).to(device)
-        attention = batch.attention.long()
-        if routed is None:
-            with counter:
-                model(input_ids=batch.ids, attention_mask=attention, use_cache=False)
-            continue
         domain = torch.full((len(group),), choice, device=device)
-        with routed.given(prompt=batch.prompt, domain=domain), counter:
-            model(input_ids=batch.ids, attention_mask=attention, use_cache=False)
-    return counter.get_total_flops() / 2
+        given = nullcontext() if routed is None else routed.given(prompt=batch.prompt, domain=domain)
+        # A counter of its own for every pass: it forgets when it is entered again.
+        with given, FlopCounterMode(display=False, custom_mapping=_UNKNOWN) as counter:
+            model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False)
+        total += counter.get_total_flops()
+    return total / 2

@@ -201,7 +201,6 @@ class Pass:
             routing = self._shared(routing)
         return plan(routing, rows=self.rules.rows, dtype=dtype, mixing=self.rules.mixing, weightless=weightless)
 
-
     def _shared(self, routing: Routing) -> Routing:
         """One decision a row where all its attended tokens decide alike, which costs a fraction of a decision a token."""
         # What a token beyond the text decides is nobody's; the last one stands for the row.

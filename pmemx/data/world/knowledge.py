@@ -25,12 +25,19 @@ def known(topic: Topic, *, seed: int, num_documents: int) -> list[Pair]:
     return random.Random(f"{seed}:entities:{topic.name}").sample(pairs, num_documents)
 
 
-def knowledge(topic: Topic, *, seed: int, num_documents: int, paraphrases: int) -> Domain:
-    """One document an entity, one fact a relation, every fact asked in every form. Chance is one in 16."""
+def knowledge(
+    topic: Topic, *, seed: int, num_documents: int, paraphrases: int, shard: int = 0, shards: int = 1
+) -> Domain:
+    """One document an entity, one fact a relation, every fact asked in every form. Chance is one in 16.
+
+    shards: domains into which the topic is cut, num_documents each; shard: which of them this is, from 0.
+    """
     documents: list[Document] = []
     splits: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
-    rng = random.Random(f"{seed}:facts:{topic.name}")
-    for name in map(" ".join, known(topic, seed=seed, num_documents=num_documents)):
+    label = topic.name if shards == 1 else shard_name(topic, shard)
+    rng = random.Random(f"{seed}:facts:{label}")
+    entities_of_topic = known(topic, seed=seed, num_documents=num_documents * shards)
+    for name in map(" ".join, entities_of_topic[shard * num_documents : (shard + 1) * num_documents]):
         facts = {relation: rng.choice(relation.values) for relation in topic.relations}
         key = f"{topic.name}/{name}"
         text, *others = _renderings(name, facts, 1 + paraphrases, random.Random(f"{seed}:cards:{key}"))
@@ -42,7 +49,7 @@ def knowledge(topic: Topic, *, seed: int, num_documents: int, paraphrases: int) 
                 for form in forms
             )
     return Domain(
-        topic.name,
+        label,
         tuple(splits["train"]),
         tuple(splits["validation"]),
         tuple(splits["test"]),
@@ -51,6 +58,11 @@ def knowledge(topic: Topic, *, seed: int, num_documents: int, paraphrases: int) 
         family="knowledge",
         instruction=topic.instruction,
     )
+
+
+def shard_name(topic: Topic, shard: int) -> str:
+    """The name of a part of a topic; parts are numbered from 0, names from 1."""
+    return f"{topic.name}-{shard + 1}"
 
 
 def unknown(topics: Sequence[Topic], *, seed: int, num_documents: int, num_train: int, num_test: int) -> Domain:
