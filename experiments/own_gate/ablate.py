@@ -18,7 +18,7 @@ from pmemx.base_model.bundled import BundledBaseModel
 from pmemx.core.bank import ExpertBank
 from pmemx.core.base_model import LoadedBase
 from pmemx.core.domain import Corpus, Domain, Example
-from pmemx.core.encoding import Encoded, collate, encode
+from pmemx.core.encoding import Encoded, encode
 from pmemx.core.gate import Gate
 from pmemx.core.routing import Observation
 from pmemx.data.procedural import ProceduralWorld

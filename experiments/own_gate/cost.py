@@ -38,7 +38,9 @@ def main() -> None:
     setting = QUICK if options.quick else Setting()
     rows = [row for experts in setting.trained for row in measured(setting, experts, options.rounds)]
     for row in rows:
-        print(f"{row['operation']:>20} {row['experts']:>4} experts  {row['engine']:>9} / base {row['ratio']['median']:.3f}")
+        print(
+            f"{row['operation']:>20} {row['experts']:>4} experts  {row['engine']:>9} / base {row['ratio']['median']:.3f}"
+        )
     options.out.write_text(json.dumps({"target": TARGET, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -78,7 +80,9 @@ def _part(run: Callable[[LlamaForCausalLM], object], model: LlamaForCausalLM) ->
 
 def _generate(model: LlamaForCausalLM, ids: Tensor, new: int) -> Tensor:
     mask = torch.ones_like(ids)
-    return model.generate(ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)  # type: ignore[operator,return-value]
+    return model.generate(
+        ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0
+    )  # type: ignore[operator,return-value]
 
 
 def _drawn(seed: int) -> torch.Generator:

@@ -1,5 +1,6 @@
 """One exam for all methods: the questions, encoded once, and what the methods said."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,8 @@ class Exam:
             tuple(self.loads[before[2] :]),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        # Two runs may sit the same exam at once.
+        partial = path.with_suffix(f".{os.getpid()}.partial")
         part.write(partial)
         write_whole(path, partial.read_bytes())
         partial.unlink()
