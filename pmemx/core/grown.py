@@ -6,7 +6,7 @@ import torch
 
 from pmemx.core.bank import BankShape
 from pmemx.core.errors import IncompatibleBlock
-from pmemx.core.gate import DetectorGate, Gate
+from pmemx.core.gate import ContextGate, DetectorGate, Gate
 
 
 def grown(gate: Gate, built: Gate) -> Gate:
@@ -19,6 +19,11 @@ def grown(gate: Gate, built: Gate) -> Gate:
         raise IncompatibleBlock(
             f"what {type(gate).__name__} learnt holds for the experts that it was trained with; train it again for "
             f"{len(built.shape.experts)} experts, or use a gate that grows"
+        )
+    if isinstance(gate, ContextGate) and isinstance(built, ContextGate) and gate.layer != built.layer:
+        raise IncompatibleBlock(
+            f"the gate learnt from layer {gate.layer}, the new one reads layer {built.layer}; build it with the settings of "
+            f"the old one"
         )
     # In order: a gate may know its sites by number.
     if [*gate.shape.sites.items()] != [*built.shape.sites.items()] or gate.shape.width != built.shape.width:

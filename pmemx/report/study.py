@@ -209,8 +209,9 @@ def _count(spread: Spread | None) -> str:
 def _range(spread: Spread | None, say: Callable[[float], str]) -> str:
     if spread is None:
         return "–"
-    least, most = say(spread.least), say(spread.most)
-    return say(spread.mean) if least == most else f"{say(spread.mean)} ({least}–{most})"
+    # A range within a twentieth of its mean says little, and takes room from the other columns.
+    narrow = spread.most - spread.least <= 0.05 * abs(spread.mean)
+    return say(spread.mean) if narrow else f"{say(spread.mean)} ({say(spread.least)}–{say(spread.most)})"
 
 
 def _table_part(study: Study) -> Part:

@@ -124,10 +124,11 @@ def _name_best(axes: Axes, points: Sequence[tuple[StudiedMethod, float, Figure]]
         ]
         place = min(centres, key=lambda centre: (_covered((*centre, *half), taken), centres.index(centre)))
         taken.append((*place, *half))
+        along, up = axes.transData.inverted().transform(place)
         axes.annotate(
             label(method.name),
             (cost, found.value),
-            xytext=axes.transData.inverted().transform(place),
+            xytext=(along, up),
             ha="center",
             va="center",
             fontsize=8.5,

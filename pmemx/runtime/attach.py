@@ -282,12 +282,13 @@ class Routed:
         if self.gate is None:
             raise PmemxError("no gate serves here; attach the bank with a gate and a selection")
         check_gate(gate, self.bank)
+        gate.to(self._device)
         with self._lock.alone():
-            self.gate = gate.to(self._device)
-            self._defaults = replace(self._defaults, serial=self._defaults.serial + 1)
             if isinstance(gate, FactorGate):
                 for expert, name in enumerate(gate.shape.experts):
                     gate.read_expert(expert, self.bank.factors(name))
+            self.gate = gate
+            self._defaults = replace(self._defaults, serial=self._defaults.serial + 1)
 
     def _context_gate(self) -> ContextGate:
         if not isinstance(self.gate, ContextGate):

@@ -180,17 +180,16 @@ class Pass:
     def _plan_again(self, name: str, decision: Decision, dtype: torch.dtype) -> Mix:
         """The plan of a decision; that of the pass before where it decided the same, with the factors that it gathered."""
         routing, gate = decision.routing, self.gate
-        if gate is None or gate.granularity == "prompt" or routing.index.shape[1] > 1 or routing.weight.requires_grad:
+        # Whether two decisions are the same is read from them: compiled code cannot, and an accelerator would wait.
+        looks = routing.weight.device.type == "cpu" and not torch.compiler.is_compiling()
+        shared = routing.index.shape[1] == 1 and not routing.weight.requires_grad
+        if gate is None or gate.granularity == "prompt" or not (looks and shared):
             return self._plan(routing, dtype)
         before = self.kept.latest.get(name)
-        same = (
-            before is not None
-            and before.mix is not None
-            and torch.equal(before.routing.index, routing.index)
-            and torch.equal(before.routing.weight, routing.weight)
-        )
         self.kept.latest[name] = decision
-        return before.mix if same and before is not None and before.mix is not None else self._plan(routing, dtype)
+        if before is not None and before.mix is not None and before.routing.equals(routing):
+            return before.mix
+        return self._plan(routing, dtype)
 
     def _plan(self, routing: Routing, dtype: torch.dtype) -> Mix:
         weight = routing.weight if routing.heads is None else routing.heads

@@ -23,8 +23,8 @@ class Capacity(Select):
 
     renormalise false, as in Switch: the share itself is the weight, so that with k = 1 too a gradient reaches the scores.
 
-    A decision depends on those before it, in other rows too, and padding counts like text: this is for training, where
-    every pass reads whole rows. Serve with select=top_k.
+    A decision depends on the others of its pass, in other rows too and, where k is above 1, on later ones; padding counts
+    like text: this is for training, where every pass reads whole rows. Serve with select=top_k.
     """
 
     independent: ClassVar[bool] = False

@@ -72,6 +72,8 @@ def save_gate(gate: Gate, folder: Path, name: str, learnt: Learnt | None = None)
     level = gate.level if isinstance(gate, SiteGate) else None
     card = _card(gate) | {"granularity": gate.granularity, "level": level, "learnt": learnt and asdict(learnt)}
     state = {key: value.contiguous() for key, value in gate.state_dict().items()}
+    # Without its card for the moment in which they would not belong together.
+    (folder / f"{name}.json").unlink(missing_ok=True)
     write_whole(folder / f"{name}.safetensors", save(state))
     write_whole(folder / f"{name}.json", json.dumps(card, indent=1, ensure_ascii=False).encode())
 

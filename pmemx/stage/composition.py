@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pmemx.core.bank import ExpertBank
 from pmemx.core.base_model import LoadedBase
+from pmemx.core.errors import ConfigError
 from pmemx.core.mix import Mixing
 from pmemx.core.routing import Select
 from pmemx.core.store import Store
@@ -26,6 +27,13 @@ class Composition:
     losses: GateLosses | None = None
     trainer: TrainerSettings | None = None
     transforms: Sequence[Transform] = ()
+
+    def __post_init__(self) -> None:
+        if not self.select.independent:
+            raise ConfigError(
+                f"select = {type(self.select).__name__} answers a row by what else is in its batch; give it as train_select, "
+                f"and another selection for when it counts"
+            )
 
     def bank(self, store: Store, digests: Sequence[str], base: LoadedBase) -> ExpertBank:
         """The experts of these versions, transformed; they keep their names."""

@@ -21,6 +21,7 @@ from pmemx.stage.bank import GateFactory, course_digests, gate_learnt, load_bank
 from pmemx.stage.composition import Composition, all_compositions
 from pmemx.stage.corpus import Rows
 from pmemx.stage.exam import Exam
+from pmemx.stage.origin import versions
 from pmemx.stage.together import Together, load_together
 from pmemx.stage.training import loaded
 
@@ -76,7 +77,9 @@ class EvaluateStage(Stage):
         corpus = self.rows.load(self.data, base)
         exam = Exam(base, corpus, bank, self.reliability_rows, self.questions)
         methods = list(self._methods(workspace, exam))
-        common = [base.fingerprint, list(corpus), bank.names, self.reliability_rows, self.questions, source_digest()]
+        # One fingerprint serves a base in any precision, and knows no tokenizer.
+        program = [repr(self.base_model), str(base.model.dtype), base.model.device.type, versions(), source_digest()]
+        common = [base.fingerprint, program, list(corpus), bank.names, self.reliability_rows, self.questions]
         figures: dict[str, Figure] = {}
         with workspace.progress("Evaluate", total=len(methods)) as advance:
             sample = exam.sample() if self.costs else []
@@ -101,7 +104,7 @@ class EvaluateStage(Stage):
 
     def _methods(self, workspace: Workspace, exam: Exam) -> Iterator[_Method]:
         folder, bank = workspace.folder, exam.bank
-        experts = [versions[-1] for versions in course_digests(folder, "experts").values()]
+        experts = [kept[-1] for kept in course_digests(folder, "experts").values()]
         yield _Method("base", None, exam.sit_base)
         yield _Method("teacher", None, exam.sit_teacher)
         made = all_compositions(self.gates, self.compositions, select=self.select, mixing=self.mixing)
@@ -116,11 +119,11 @@ class EvaluateStage(Stage):
             fixed |= {f"expert/{name}": [float(name == other) for other in bank.names] for name in bank.names}
         for name, weights in fixed.items():
             yield self._weighed(exam, name, bank, weights, experts)
-        phases = [version for versions in course_digests(folder, "sequential").values() for version in versions]
+        phases = [version for kept in course_digests(folder, "sequential").values() for version in kept]
         single = {f"sequential/{number}": version for number, version in enumerate(phases)}
-        for versions in course_digests(folder, "joint").values():
-            single["joint"] = versions[-1]
-        single |= {f"merge/{name}": versions[-1] for name, versions in course_digests(folder, "merge").items()}
+        for kept in course_digests(folder, "joint").values():
+            single["joint"] = kept[-1]
+        single |= {f"merge/{name}": kept[-1] for name, kept in course_digests(folder, "merge").items()}
         for name, version in single.items():
             yield self._weighed(exam, name, None, [1.0], [version])
 

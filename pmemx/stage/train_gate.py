@@ -16,6 +16,7 @@ from pmemx.core.gate import DetectorGate, ExampleGate, Gate, SearchedGate, SiteE
 from pmemx.core.metric import Figure
 from pmemx.core.mix import Mixing
 from pmemx.core.routing import Select
+from pmemx.core.source import source_digest
 from pmemx.core.stage import Stage, Workspace
 from pmemx.core.store import Store
 from pmemx.lit.fit import fit
@@ -101,7 +102,8 @@ class TrainGateStage(Stage):
         taught = [experts, list(composition.transforms), list(corpus), batch, workspace.seed]
         how = [self.select_of(composition, gate), composition.mixing, composition.losses or self.losses]
         method = [repr(composition.gate), *how, self.trainer_of(composition).recipe]
-        return digest([taught, method, self.search if isinstance(gate, SearchedGate) else None])
+        program = [repr(self.base_model), source_digest()]
+        return digest([taught, method, program, self.search if isinstance(gate, SearchedGate) else None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,11 +171,7 @@ class _Learning:
                 found = self._show(gate, routed, sources)
             else:
                 found = self._train(routed, sources)
-        numbers = gate.numbers() if isinstance(gate, SearchedGate) else None
-        trained = (
-            numbers.numel() if numbers is not None else sum(p.numel() for p in gate.parameters() if p.requires_grad)
-        )
-        return Learnt(self.work, found, time.perf_counter() - began, trained)
+        return Learnt(self.work, found, time.perf_counter() - began, _numbers(gate))
 
     def _show(self, gate: ExampleGate | SiteExampleGate | DetectorGate, routed: Routed, sources: list[Source]) -> float:
         prompts = prompts_of(sources, unanswerable=isinstance(gate, DetectorGate))
@@ -220,3 +218,13 @@ class _Learning:
                 on_step=on_step,
             )
         return accuracy
+
+
+def _numbers(gate: Gate) -> int:
+    """How many numbers were learnt: parameters, what a search moved, or the weights of detectors that are not zero."""
+    if isinstance(gate, SearchedGate):
+        return gate.numbers().numel()
+    if isinstance(gate, DetectorGate):
+        state = gate.state_dict()
+        return sum(int(state[key].count_nonzero()) for key in gate.choice_rows or () if state[key].is_floating_point())
+    return sum(parameter.numel() for parameter in gate.parameters() if parameter.requires_grad)
