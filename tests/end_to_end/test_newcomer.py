@@ -58,6 +58,6 @@ def test_one_file_and_one_yaml_make_a_gate(tmp_path):
         return done.stdout
 
     assert "The mean embedding of the prompt decides." in run("-m", "pmemx.cli", "list", "gate")
-    assert "10 passed, 2 skipped" in run("-m", "pytest", "-q", "tests/contract/test_gate_contract.py", "-k", "newcomer")
+    assert "11 passed, 2 skipped" in run("-m", "pytest", "-q", "tests/contract/test_gate_contract.py", "-k", "newcomer")
     output = run("-m", "pmemx.cli", "run", "gate=newcomer", "gate.sharpness=3", "scale=smoke")
     assert "Train gate gate: 3/3" in output and "report:" in output
