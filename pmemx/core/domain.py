@@ -1,10 +1,19 @@
 """What an expert learns from: examples, the domain they form, and the corpus of all domains of a run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pmemx.core.errors import DataError
+
+JOIN = "+"
+"""Stands between the experts in the name of a domain whose prompts take several at once: "law+engineering"."""
+
+
+def joined_parts(name: str, experts: Collection[str]) -> tuple[str, ...]:
+    """The experts that a domain's name joins; empty for a name that joins fewer than two, or one that is no expert."""
+    parts = tuple(name.split(JOIN))
+    return parts if len(parts) > 1 and all(part in experts for part in parts) else ()
 
 
 @dataclass(frozen=True)

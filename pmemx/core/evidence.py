@@ -152,8 +152,8 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
 
     Its expert keeps its name, and ids and groups are told apart by part, so that every metric pairs questions within a
     part, resamples documents within it, and counts every domain of every part once. A domain without an expert keeps
-    its name, and the parts' rows lie in it side by side: metrics ask for general text by its name. Methods and gates
-    that a part lacks are left out, since an average over fewer parts is no comparison: what is missing from `methods`
+    its name, and the parts' rows lie in it side by side: metrics ask for general text by its name, and a site's loads there
+    are averaged over the parts. Methods and gates that a part lacks are left out, since an average over fewer parts is no comparison: what is missing from `methods`
     was dropped. Growth, a story of one run, is left out. The order of the parts is irrelevant.
 
     Raises DataError for no parts, and where parts disagree about the experts, or about a domain without an expert.
@@ -192,7 +192,15 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
                 moved = domains[row.domain]
                 decisions.append(replace(row, domain=moved, id=f"{name}/{row.id}", group=f"{name}/{row.group}"))
         loads += [replace(row, domain=domains[row.domain]) for row in part.loads if row.gate in gates]
-    return Evidence(tuple(facts.values()), experts, tuple(answers), tuple(decisions), tuple(loads))
+    return Evidence(tuple(facts.values()), experts, tuple(answers), tuple(decisions), _averaged(loads))
+
+
+def _averaged(loads: list[SiteLoad]) -> tuple[SiteLoad, ...]:
+    same: dict[tuple[str, str, str], list[tuple[float, ...]]] = {}
+    for row in loads:
+        same.setdefault((row.gate, row.site, row.domain), []).append(row.weights)
+    means = {key: tuple(sum(of) / len(rows) for of in zip(*rows, strict=True)) for key, rows in same.items()}
+    return tuple(SiteLoad(*key, weights) for key, weights in means.items())
 
 
 def _domain_in(domain: DomainFacts, part: str) -> str:

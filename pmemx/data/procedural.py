@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pmemx.core.domain import Corpus, Domain, DomainSource
+from pmemx.core.domain import JOIN, Corpus, Domain, DomainSource
 from pmemx.core.errors import ConfigError
-from pmemx.data.world.compounds import JOIN, needs_both, two_questions, two_skills
+from pmemx.data.world.compounds import needs_both, two_questions, two_skills
 from pmemx.data.world.general import general
 from pmemx.data.world.knowledge import knowledge, shard_name, unknown
 from pmemx.data.world.letters import SKILLS

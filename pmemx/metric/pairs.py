@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pmemx.core.evidence import Decision, Evidence
 from pmemx.core.metric import Figure, Metric
 from pmemx.core.statistics import cluster_sums
-from pmemx.metric.sample import figure
+from pmemx.metric.sample import figure, parts_of
 
-JOIN = "+"
 OTHERS, NONE = "others", "no_expert"
 
 
@@ -16,8 +15,8 @@ OTHERS, NONE = "others", "no_expert"
 class Pairs(Metric):
     """From the decisions of each gate on held-out prompts. Names start with `pairs/<gate>/`.
 
-    The parts of a domain are the experts whose names its own joins by "+": law and engineering of "law+engineering", law
-    alone of "law"; a domain with a part that is no expert is left out. `weight/<domain>/<part>`, `.../others` and
+    The parts of a domain are its own expert, or those whose names its own joins by "+": law and engineering of
+    "law+engineering"; a domain with a part that is no expert is left out. `weight/<domain>/<part>`, `.../others` and
     `.../no_expert`: mean weights over the prompts, those of the other experts summed. `heaviest/<domain>`: share of prompts
     on which every part weighs more than 0 and than every other expert, no expert aside; a tie with another does not count.
     A gate that takes one expert a prompt therefore has 0 on pairs; one whose weights hardly differ may have 1, so read it
@@ -33,14 +32,14 @@ class Pairs(Metric):
             if decision.split == "test":
                 seen.setdefault((decision.gate, decision.domain), []).append(decision)
         figures: dict[str, Figure] = {}
+        parts_by_domain = {facts.name: parts_of(facts, evidence) for facts in evidence.domains}
         for (gate, domain), decisions in seen.items():
-            parts = domain.split(JOIN)
-            if set(parts) <= set(evidence.experts):
+            if parts := parts_by_domain[domain]:
                 figures |= self._figures(f"pairs/{gate}", domain, parts, evidence.experts, decisions)
         return figures
 
     def _figures(
-        self, prefix: str, domain: str, parts: list[str], experts: Sequence[str], decisions: list[Decision]
+        self, prefix: str, domain: str, parts: Sequence[str], experts: Sequence[str], decisions: list[Decision]
     ) -> dict[str, Figure]:
         own = [1 + experts.index(part) for part in parts]
         others = [choice for choice in range(1, 1 + len(experts)) if choice not in own]

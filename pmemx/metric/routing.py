@@ -9,7 +9,7 @@ import numpy as np
 from pmemx.core.evidence import Decision, Evidence
 from pmemx.core.metric import Figure, Metric
 from pmemx.core.statistics import Sums, cluster_sums
-from pmemx.metric.sample import ALL, expert_domains, figure
+from pmemx.metric.sample import ALL, entropy, expert_domains, figure, joined_domains
 
 NONE = "no_expert"
 
@@ -19,7 +19,8 @@ class Routing(Metric):
     """From the decisions of each gate; the choice of a prompt is its greatest weight. Names start with `routing/<gate>/`.
 
     `accuracy/<domain>/<split>`: share of prompts sent to the domain's expert, or to no expert where the domain has none
-    (general text, unknown entities); floor 1/choices. `confusion/<domain>/<choice>`: share of held-out prompts sent to each
+    (general text, unknown entities); floor 1/choices. A domain that takes several experts has no one right choice, see
+    Pairs. `confusion/<domain>/<choice>`: share of held-out prompts sent to each
     choice, "no_expert" included. Domain `all_domains` averages the domains with an expert. `utilisation/<choice>`: mean
     weight over the held-out prompts of those domains, each counting once. `entropy/mean_use` = H(mean weight) and
     `entropy/per_prompt` = mean H(weight), in nats; `mutual_information` is their difference, how much of the choice the
@@ -32,7 +33,11 @@ class Routing(Metric):
 
     def __call__(self, evidence: Evidence) -> dict[str, Figure]:
         choices = (NONE, *evidence.experts)
-        right = {facts.name: _choice_of(facts.expert, evidence.experts) for facts in evidence.domains}
+        several = {facts.name for facts in joined_domains(evidence)}
+        right = {
+            facts.name: None if facts.name in several else _choice_of(facts.expert, evidence.experts)
+            for facts in evidence.domains
+        }
         seen: dict[tuple[str, str, str], list[Decision]] = {}
         for decision in evidence.decisions:
             seen.setdefault((decision.gate, decision.domain, decision.split), []).append(decision)
@@ -68,7 +73,7 @@ class Routing(Metric):
         strata = []
         for part in parts:
             weights = list(zip(*(decision.weights for decision in part), strict=True))
-            entropies = [_entropy(np.array(decision.weights)[:, None]).item() for decision in part]
+            entropies = [entropy(np.array(decision.weights)[:, None]).item() for decision in part]
             strata.append(cluster_sums([d.group for d in part], *weights, entropies, [1.0] * len(part)))
 
         def mean(sums: Sums) -> np.ndarray:
@@ -76,9 +81,9 @@ class Routing(Metric):
 
         statistics = {f"utilisation/{choice}": lambda sums, c=c: mean(sums)[c] for c, choice in enumerate(choices)}
         entropies_of = {
-            "entropy/mean_use": lambda sums: _entropy(mean(sums)[:-1]),
+            "entropy/mean_use": lambda sums: entropy(mean(sums)[:-1]),
             "entropy/per_prompt": lambda sums: mean(sums)[-1],
-            "mutual_information": lambda sums: np.maximum(0.0, _entropy(mean(sums)[:-1]) - mean(sums)[-1]),
+            "mutual_information": lambda sums: np.maximum(0.0, entropy(mean(sums)[:-1]) - mean(sums)[-1]),
         }
         n, top = sum(map(len, parts)), math.log(len(choices))
         return {
@@ -99,8 +104,3 @@ def _choice_of(expert: str | None, experts: Sequence[str]) -> int | None:
 
 def _chosen(decision: Decision) -> int:
     return int(np.argmax(decision.weights))
-
-
-def _entropy(weights: np.ndarray) -> np.ndarray:
-    """Entropy over the first axis in nats; 0 log 0 is 0."""
-    return -(weights * np.log(np.where(weights > 0, weights, 1.0))).sum(axis=0)

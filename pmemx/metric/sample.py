@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from pmemx.core.domain import joined_parts
 from pmemx.core.evidence import Answer, DomainFacts, Evidence, Split
 from pmemx.core.metric import Figure
 from pmemx.core.statistics import Interval, Statistic, Stratum, cluster_sums, estimate, interval, ratio
@@ -21,6 +22,18 @@ def expert_domains(evidence: Evidence) -> list[DomainFacts]:
     """Domains that an expert belongs to, by name: the order in the evidence must not matter."""
     known = [facts for facts in evidence.domains if facts.expert in evidence.experts]
     return sorted(known, key=lambda facts: facts.name)
+
+
+def parts_of(domain: DomainFacts, evidence: Evidence) -> tuple[str, ...]:
+    """The experts that the prompts of a domain take: its own, or those whose names its own joins by "+"; empty for others."""
+    if domain.expert is None:
+        return joined_parts(domain.name, evidence.experts)
+    return (domain.expert,) if domain.expert in evidence.experts else ()
+
+
+def joined_domains(evidence: Evidence) -> list[DomainFacts]:
+    """Domains whose prompts take several experts at once, by name."""
+    return sorted((d for d in evidence.domains if len(parts_of(d, evidence)) > 1), key=lambda facts: facts.name)
 
 
 def systems(evidence: Evidence) -> list[str]:
@@ -95,6 +108,11 @@ def figure(
     low, high = interval(strata, statistic, bounds=bounds, seed=seed) or (None, None)
     clusters = sum(stratum.shape[1] for stratum in strata)
     return Figure(estimate(strata, statistic), low, high, n, clusters, floor, ceiling)
+
+
+def entropy(weights: np.ndarray) -> np.ndarray:
+    """Entropy over the first axis in nats; 0 log 0 is 0."""
+    return -(weights * np.log(np.where(weights > 0, weights, 1.0))).sum(axis=0)
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

@@ -119,3 +119,13 @@ def test_the_experts_are_read_from_the_head_alone(tmp_path):
     head = path.read_text(encoding="utf-8").split("\n")[0]
     path.write_text(head + "\nno more\n", encoding="utf-8")
     assert Evidence.experts_of(path) == OWN
+
+
+def test_what_a_site_is_given_where_no_expert_belongs_is_averaged_over_the_seeds():
+    other = replace(part(1), loads=tuple(replace(row, weights=(0.4, 0.1, 0.5)) for row in part(1).loads))
+    loads = pooled({"seed 0": part(0), "seed 1": other}).loads
+    keys = [(row.gate, row.site, row.domain) for row in loads]
+    assert len(keys) == len(set(keys)) == 6
+    by_domain = {row.domain: row.weights for row in loads}
+    assert by_domain["general"] == pytest.approx((0.3, 0.3, 0.4))
+    assert by_domain["law (seed 1)"] == (0.4, 0.1, 0.5)

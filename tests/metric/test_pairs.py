@@ -2,7 +2,7 @@
 
 import pytest
 
-from pmemx.core.evidence import Decision, DomainFacts, Evidence, Split
+from pmemx.core.evidence import Decision, DomainFacts, Evidence, Split, pooled
 from pmemx.metric.pairs import Pairs
 
 EXPERTS = ("law", "tax", "moss")
@@ -12,7 +12,7 @@ BOTH = "pairs/gate/heaviest/law+tax"
 def evidence(*weights: tuple[float, ...], domain: str = "law+tax", split: Split = "test", experts=EXPERTS) -> Evidence:
     """One decision a row of weights, two to a group; no expert first."""
     rows = tuple(Decision("gate", domain, split, str(k), str(k // 2), row) for k, row in enumerate(weights))
-    return Evidence((DomainFacts(domain, 0.0, "compound", None),), experts, (), rows)
+    return Evidence((DomainFacts(domain, 0.0, "k", domain if domain in experts else None),), experts, (), rows)
 
 
 def values(found: Evidence) -> dict[str, float]:
@@ -34,6 +34,15 @@ def test_pairs_by_hand():
 def test_shares_sum_to_one():
     found = values(evidence((0.1, 0.2, 0.3, 0.4), (0.7, 0.1, 0.1, 0.1)))
     assert sum(value for name, value in found.items() if "/weight/" in name) == pytest.approx(1.0)
+
+
+def test_a_pooled_domain_is_known_by_its_expert_and_a_pair_by_its_name():
+    domains = (DomainFacts("law", 0.0, "k", "law"), DomainFacts("law+tax", 0.0, "c", None))
+    rows = tuple(Decision("gate", facts.name, "test", "0", "0", (0.0, 0.6, 0.4, 0.0)) for facts in domains)
+    one = Evidence(domains, EXPERTS, (), rows)
+    found = values(pooled({"seed 0": one, "seed 1": one}))
+    heaviest = {name: value for name, value in found.items() if "heaviest" in name}
+    assert heaviest == {f"pairs/gate/heaviest/law (seed {k})": 1.0 for k in range(2)} | {BOTH: 1.0}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from pmemx.core.evidence import Decision, DomainFacts, Evidence
 from pmemx.metric.routing import Routing
 from pmemx.metric.sequential import Sequential
 
@@ -88,3 +89,18 @@ def test_a_run_that_never_changes_forgets_nothing(make):
     figures = Sequential()(make(constant, sequence=("law", "tax")))
     assert figures["sequential/exact/bank/forgetting"].value == 0.0
     assert figures["sequential/exact/bank/bwt"].value == 0.0
+
+
+def test_a_domain_that_takes_two_experts_has_no_one_right_choice():
+    domains = (
+        DomainFacts("law", 0.0, "k", "law"),
+        DomainFacts("law+tax", 0.0, "c", None),
+        DomainFacts("moss", 0.0, "k", None),
+    )
+    rows = tuple(Decision("gate", d.name, "test", f"{k}", f"{k}", (1.0, 0.0, 0.0)) for d in domains for k in range(4))
+    figures = Routing()(Evidence(domains, ("law", "tax"), (), rows))
+    right = {name: figure.value for name, figure in figures.items() if "/accuracy/" in name}
+    assert right == {
+        f"routing/gate/accuracy/{name}/test": value
+        for name, value in [("law", 0.0), ("moss", 1.0), ("all_domains", 0.0)]
+    }

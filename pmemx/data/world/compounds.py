@@ -4,11 +4,9 @@ import random
 from collections.abc import Sequence
 from itertools import permutations, product
 
-from pmemx.core.domain import Domain, Example
+from pmemx.core.domain import JOIN, Domain, Example
 from pmemx.data.world import letters
 
-JOIN = "+"
-"""Stands between the two parts in the name of a compound: "reverse+shift", "law+engineering"."""
 # A statement ends where its value comes, so that nothing can be asked after it.
 _ASKING = ("question", "natural")
 
