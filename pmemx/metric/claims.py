@@ -1,37 +1,72 @@
 """Claims: orderings of methods that papers report, each tested by paired differences on the questions of this evidence."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from pmemx.core.errors import ConfigError
-from pmemx.core.evidence import Evidence
+from pmemx.core.evidence import Decision, DomainFacts, Evidence
 from pmemx.core.metric import Figure
-from pmemx.core.statistics import Sums
+from pmemx.core.statistics import Stratum, Sums, cluster_sums
 from pmemx.core.verdict import Judge, Outcome, Verdict
-from pmemx.metric.sample import Score, aligned, expert_domains, figure, gap_of, rates, score_stratum
+from pmemx.metric.sample import (
+    EXPERT,
+    Score,
+    aligned,
+    entropy,
+    expert_domains,
+    figure,
+    gap_of,
+    joined_domains,
+    parts_of,
+    rates,
+    score_stratum,
+)
+
+PART = "part/"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """All comparisons together are the claim.
 
-    comparisons: (higher method, lower method[, margin]): higher - lower is above the margin, in score units, 0 where none
-    is given; a margin below 0 says "not worse by more than that", which is how "as good as" is tested. needs: what the
-    claim speaks of besides and answers cannot show; such a claim can be refuted by its comparisons, and not be confirmed.
+    comparisons: (higher method, lower method[, margin]): higher - lower is above the margin, in units of the measure, 0
+    where none is given; a margin below 0 says "not worse by more than that", which is how "as good as" is tested. needs:
+    what the claim speaks of besides and answers cannot show; such a claim can be refuted by its comparisons, and not be
+    confirmed.
+    domains: what it speaks of: domains with an expert, those that take a pair of experts, where "part/1" and "part/2" are
+    either expert alone, or general text. measure: the study's score; nats per token, saved; or use, the entropy in nats of
+    the mean weights of a gate's choices, which is how evenly it uses its experts.
     """
 
     statement: str
     source: str
     comparisons: Sequence[Sequence[str | float]] = ()
     needs: str = ""
+    domains: Literal["experts", "pairs", "general"] = "experts"
+    measure: Literal["score", "nats", "use"] = "score"
 
     def __post_init__(self) -> None:
+        if self.measure == "use" and self.domains != "experts":
+            raise ConfigError(
+                f"the claim {self.statement!r} compares use on {self.domains}, where gates ought not to be even; "
+                "leave domains at experts"
+            )
         if not self.comparisons and not self.needs:
             raise ConfigError(f"the claim {self.statement!r} has neither comparisons nor needs; give one of them")
         for comparison in self.comparisons:
             names = [part for part in comparison[:2] if isinstance(part, str)]
+            if self.domains != "pairs" and any(name.startswith(PART) for name in names):
+                raise ConfigError(
+                    f"{list(comparison)} names a part of a pair, but the claim {self.statement!r} is on {self.domains}; set domains: pairs"
+                )
+            if wrong := [name for name in names if name.startswith(PART) and name.removeprefix(PART) not in ("1", "2")]:
+                raise ConfigError(
+                    f"{wrong[0]} in the claim {self.statement!r} is no part of a pair; give part/1 or part/2"
+                )
             if len(names) != 2 or len(comparison) > 3 or any(isinstance(part, str) for part in comparison[2:]):
                 raise ConfigError(
                     f"{list(comparison)} in the claim {self.statement!r} is no comparison; give [higher, lower] or [higher, lower, margin]"
@@ -45,9 +80,9 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Claims(Judge):
-    """`claim/<key>/<higher>/<lower>`: how much better the higher method is, averaged over the domains with an expert.
+    """`claim/<key>/<higher>/<lower>`: how much better the higher method is, averaged over the domains that the claim is on.
 
-    Paired by question; in score units, for a loss the nats per token that the higher method saves. Where the 95 %
+    Paired by question; in units of its measure, for a loss the nats per token that the higher method saves. Where the 95 %
     interval of every comparison lies above its margin, the claim is reproduced. One that does not is enough against it: the
     interval lies below, or covers the margin, which shows no difference either way. Intervals are not corrected for the
     number of claims.
@@ -55,13 +90,14 @@ class Claims(Judge):
 
     claims: Mapping[str, Claim]
     score: Score = "exact"
+    general: str = "general"
     seed: int = 0
 
     def __call__(self, evidence: Evidence) -> dict[str, Figure]:
         figures: dict[str, Figure] = {}
         for key, claim in self.claims.items():
             for higher, lower, _ in claim.differences:
-                found = self._difference(evidence, higher, lower)
+                found = self._difference(evidence, claim, higher, lower)
                 if found is not None:
                     figures[f"claim/{key}/{higher}/{lower}"] = found
         return figures
@@ -78,11 +114,7 @@ class Claims(Judge):
         for higher, lower, margin in claim.differences:
             found = figures.get(f"claim/{key}/{higher}/{lower}")
             if found is None:
-                absent = [method for method in (higher, lower) if not self._measured(evidence, method)]
-                lacks = [f"{method} was not measured" for method in absent] or [
-                    f"{higher} and {lower} share no question"
-                ]
-                missing |= dict.fromkeys(lacks)
+                missing |= dict.fromkeys(self._lacks(evidence, claim, higher, lower))
             elif found.low is None or found.high is None:
                 missing[f"{higher} − {lower} has no interval"] = None
             else:
@@ -97,22 +129,78 @@ class Claims(Judge):
         why = "; ".join(refuted or lacking or shown)
         return Verdict(key, claim.statement, claim.source, outcome, why)
 
-    def _difference(self, evidence: Evidence, higher: str, lower: str) -> Figure | None:
-        parts = [aligned(evidence, [higher, lower], facts.name) for facts in expert_domains(evidence)]
-        if not parts or not all(parts):
+    def _difference(self, evidence: Evidence, claim: Claim, higher: str, lower: str) -> Figure | None:
+        domains = self._domains(evidence, claim)
+        methods = [[_named(method, facts, evidence) for method in (higher, lower)] for facts in domains]
+        if claim.measure == "use":
+            seen = [_decisions(evidence, gates, facts.name) for facts, gates in zip(domains, methods, strict=True)]
+            if not seen or not all(seen):
+                return None
+            top = math.log(1 + len(evidence.experts))
+            return figure([*map(_use, seen)], sum(map(len, seen)), _evener, bounds=(-top, top), seed=self.seed)
+        said = [aligned(evidence, names, facts.name) for facts, names in zip(domains, methods, strict=True)]
+        if not said or not all(said):
             return None
-        strata = [score_stratum(rows, self.score) for rows in parts]
-        sign = 1.0 if self.score == "exact" else -1.0
+        score: Score = "loss" if claim.measure == "nats" else self.score
+        sign = 1.0 if score == "exact" else -1.0
 
         def gain(sums: Sums) -> np.ndarray:
             return sign * np.mean([scores[0] - scores[1] for scores in map(rates, sums)], axis=0)
 
-        return figure(strata, sum(map(len, parts)), gain, bounds=gap_of(self.score), seed=self.seed)
+        strata = [score_stratum(rows, score) for rows in said]
+        return figure(strata, sum(map(len, said)), gain, bounds=gap_of(score), seed=self.seed)
 
-    @staticmethod
-    def _measured(evidence: Evidence, method: str) -> bool:
-        domains = expert_domains(evidence)
-        return bool(domains) and all(evidence.rows(method, facts.name) for facts in domains)
+    def _domains(self, evidence: Evidence, claim: Claim) -> list[DomainFacts]:
+        if claim.domains == "general":
+            return [facts for facts in evidence.domains if facts.name == self.general]
+        return joined_domains(evidence) if claim.domains == "pairs" else expert_domains(evidence)
+
+    def _lacks(self, evidence: Evidence, claim: Claim, higher: str, lower: str) -> list[str]:
+        """Why there is no figure for a comparison."""
+        domains = self._domains(evidence, claim)
+        if not domains:
+            return [
+                {"pairs": "no domain takes two experts", "general": f"there is no domain {self.general}"}[claim.domains]
+            ]
+        deciding = {decision.gate for decision in evidence.decisions}
+        absent = [
+            method
+            for method in (higher, lower)
+            if not (
+                method in deciding
+                if claim.measure == "use"
+                else all(evidence.rows(_named(method, facts, evidence), facts.name) for facts in domains)
+            )
+        ]
+        return [f"{method} was not measured" for method in absent] or [f"{higher} and {lower} share no question"]
+
+
+def _named(method: str, facts: DomainFacts, evidence: Evidence) -> str:
+    """ "part/1" of law+engineering is the expert law alone."""
+    if not method.startswith(PART):
+        return method
+    return f"{EXPERT}{parts_of(facts, evidence)[int(method.removeprefix(PART)) - 1]}"
+
+
+def _decisions(evidence: Evidence, gates: Sequence[str], domain: str) -> list[tuple[Decision, ...]]:
+    """The decisions of the gates on every held-out prompt that all of them saw."""
+    by_id = [
+        {d.id: d for d in evidence.decisions if (d.gate, d.domain, d.split) == (gate, domain, "test")} for gate in gates
+    ]
+    return [tuple(found[id] for found in by_id) for id in sorted(set(by_id[0]).intersection(*by_id[1:]))]
+
+
+def _use(rows: Sequence[tuple[Decision, ...]]) -> Stratum:
+    """Cluster sums of the first gate's weights, of the second's, and of prompts."""
+    weights = [column for gate in zip(*rows, strict=True) for column in zip(*(d.weights for d in gate), strict=True)]
+    return cluster_sums([row[0].group for row in rows], *weights, [1.0] * len(rows))
+
+
+def _evener(sums: Sums) -> np.ndarray:
+    """How much more entropy the first gate's mean weights have, each domain counting once."""
+    mean = np.mean([rates(stratum) for stratum in sums], axis=0)
+    higher, lower = np.split(mean, 2)
+    return entropy(higher) - entropy(lower)
 
 
 def _number(value: float) -> str:

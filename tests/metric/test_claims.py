@@ -1,12 +1,13 @@
 """Claims: known differences give known figures and verdicts."""
 
+import math
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from pmemx.core.errors import ConfigError
-from pmemx.core.evidence import Answer, DomainFacts, Evidence
+from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence
 from pmemx.metric.claims import Claim, Claims
 from pmemx.metric.comparison import Comparison
 from pmemx.stage.build import build
@@ -31,8 +32,9 @@ def evidence(rates: dict[str, float], documents: int = DOCUMENTS) -> Evidence:
     return Evidence(FACTS, ("law", "tax"), tuple(answers))
 
 
-def judge(*comparisons: tuple[str | float, ...], score="exact", needs: str = "") -> Claims:
-    return Claims(claims={"C": Claim(statement="s", source="p", comparisons=comparisons, needs=needs)}, score=score)
+def judge(*comparisons: tuple[str | float, ...], score="exact", needs: str = "", **about) -> Claims:
+    claim = Claim(statement="s", source="p", comparisons=comparisons, needs=needs, **about)
+    return Claims(claims={"C": claim}, score=score)
 
 
 def verdict(claims: Claims, found: Evidence) -> tuple[str, str]:
@@ -115,6 +117,79 @@ def test_methods_that_answered_no_question_in_common_are_not_compared():
     assert verdict(judge(("high", "low")), apart) == ("not testable", "high and low share no question")
 
 
+def test_a_claim_about_general_text_is_judged_there_alone_and_in_nats():
+    found = evidence({"base": 0.5, "kept": 0.5, "lost": 0.1})
+    kept, lost = (judge((name, "base", -0.05), domains="general", measure="nats") for name in ("kept", "lost"))
+    figure = lost(found)["claim/C/lost/base"]
+    assert figure.value == pytest.approx(-0.4 * 1.5 / 2, abs=1e-12)
+    assert (figure.n, figure.clusters) == (80, 40)
+    assert verdict(lost, found)[0] == "not reproduced" and verdict(kept, found)[0] == "not testable"
+    assert "kept − base has no interval" in verdict(kept, found)[1]  # all alike, and a loss has no bound
+
+
+def joined(rates: dict[str, float]) -> Evidence:
+    """The same questions as ones that take both experts, and as ones that take an expert which is not there."""
+    names = ("law+tax", "law+moss")
+    rows = [
+        Answer(row.method, name, "test", row.id, row.group, "form", row.exact, row.nats, row.tokens, row.hits)
+        for row in evidence(rates).answers
+        if row.domain == "law"
+        for name in names
+    ]
+    return Evidence((*FACTS, *(DomainFacts(name, 0.0, "c", None) for name in names)), ("law", "tax"), tuple(rows))
+
+
+def test_on_pairs_a_part_is_the_expert_alone():
+    found = joined({"soups": 0.6, "expert/law": 0.2, "expert/tax": 0.4})
+    claims = judge(("soups", "part/1"), ("soups", "part/2"), domains="pairs", measure="nats")
+    figures = claims(found)
+    assert figures["claim/C/soups/part/1"].value == pytest.approx(0.4 * 1.5 / 2, abs=1e-12)
+    assert figures["claim/C/soups/part/2"].value == pytest.approx(0.2 * 1.5 / 2, abs=1e-12)
+    assert figures["claim/C/soups/part/1"].n == 80  # of law+moss, no figure: moss is no expert
+    assert verdict(claims, found)[0] == "reproduced"
+    assert verdict(claims, joined({"soups": 0.6, "expert/law": 0.2}))[1] == "part/2 was not measured"
+    assert verdict(claims, evidence(RATES)) == ("not testable", "no domain takes two experts")
+
+
+def sent(**weights: tuple[tuple[float, ...], tuple[float, ...]]) -> Evidence:
+    """Gates that send the prompts of law by their first weights, those of tax by their second."""
+    decisions = [
+        Decision(gate, name, "test", f"{k}", f"{k // 2}", by_domain[number])
+        for gate, by_domain in weights.items()
+        for number, name in enumerate(("law", "tax"))
+        for k in range(8)
+    ]
+    return Evidence(FACTS, ("law", "tax"), (), tuple(decisions))
+
+
+def test_use_compares_how_evenly_gates_use_their_experts():
+    one, other = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+    found = sent(balanced=(one, other), collapsed=(one, one), half=((0.0, 0.5, 0.5), (0.0, 0.5, 0.5)))
+    claims = judge(("balanced", "collapsed"), measure="use")
+    figure = claims(found)["claim/C/balanced/collapsed"]
+    assert figure.value == pytest.approx(math.log(2))
+    assert (figure.n, figure.clusters) == (16, 8)
+    assert figure.low is not None and figure.low > 0  # agreement of four clusters a domain is not certainty
+    assert verdict(claims, found)[0] == "reproduced"
+    same = judge(("balanced", "half"), measure="use")
+    assert same(found)["claim/C/balanced/half"].value == pytest.approx(0.0)
+    assert verdict(same, found)[0] == "not reproduced"
+    assert verdict(judge(("balanced", "absent"), measure="use"), found) == ("not testable", "absent was not measured")
+
+
+@pytest.mark.parametrize(
+    ("comparison", "about", "words"),
+    [
+        (("a", "part/1"), {}, "set domains: pairs"),
+        (("a", "part/3"), {"domains": "pairs"}, "give part/1 or part/2"),
+        (("a", "b"), {"domains": "general", "measure": "use"}, "leave domains at experts"),
+    ],
+)
+def test_claims_that_make_no_sense_are_refused(comparison, about, words):
+    with pytest.raises(ConfigError, match=words):
+        judge(comparison, **about)
+
+
 @pytest.mark.parametrize("comparison", [("high",), ("high", "low", "much"), ("high", 0.1), ("a", "b", 0.1, 0.2)])
 def test_what_is_no_comparison_is_refused(comparison):
     with pytest.raises(ConfigError, match="no comparison"):
@@ -129,6 +204,7 @@ def test_the_claims_of_the_literature_are_twelve_and_name_methods_of_the_catalog
     assert list(claims.claims) == [f"O{number}" for number in range(1, 13)]
     known = {"base", "oracle", "joint", *(path.stem for path in (conf / "composition").glob("*.yaml"))}
     known |= {f"merge/{path.stem}" for path in (conf / "merge").glob("*.yaml")}
+    known |= {"part/1", "part/2"}
     known |= {f"merge/task_arithmetic_{scaling}" for scaling in (0.1, 1.0)}
     named = {name for claim in claims.claims.values() for pair in claim.differences for name in pair[:2]}
     assert named <= known
