@@ -1,7 +1,7 @@
 """What later stages read of earlier ones: the blocks of a run, and its trained gates."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,12 +55,16 @@ def needs_training(gate: Gate) -> bool:
 
 @dataclass(frozen=True)
 class Learnt:
-    """How a gate came to know what it knows. work: digest of all that it learnt from and how. seconds: of wall time."""
+    """How a gate came to know what it knows. work: digest of all that it learnt from and how. seconds: of wall time.
+
+    experts: digests of the versions that it learnt to choose from, in the order of its choices.
+    """
 
     work: str
     accuracy: float
     seconds: float
     parameters: int
+    experts: tuple[str, ...]
 
 
 def save_gate(gate: Gate, folder: Path, name: str, learnt: Learnt | None = None) -> None:
@@ -82,7 +86,19 @@ def gate_learnt(folder: Path, name: str) -> Learnt | None:
     """How a gate of this run was learnt; None where it was not, or where nobody noted how."""
     path = folder / f"{name}.json"
     found = json.loads(path.read_text(encoding="utf-8")).get("learnt") if path.exists() else None
-    return Learnt(**found) if found else None
+    return Learnt(**found | {"experts": tuple(found["experts"])}) if found and "experts" in found else None
+
+
+def require_same_experts(folder: Path, name: str, experts: Sequence[str]) -> None:
+    """Raises IncompatibleBlock for a gate of this run that learnt over other versions of its experts than these digests."""
+    learnt = gate_learnt(folder, name)
+    if learnt is None or learnt.experts == tuple(experts):
+        return
+    changed = sum(old != new for old, new in zip(learnt.experts, experts, strict=False))
+    raise IncompatibleBlock(
+        f"gate {name!r} of {folder} was learnt over other versions of {changed} of its {len(learnt.experts)} experts "
+        f"than the {len(experts)} of this run; put train_gate before evaluate in the plan, which learns it again"
+    )
 
 
 def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str) -> Gate:

@@ -17,7 +17,7 @@ from pmemx.core.stage import Stage, Workspace
 from pmemx.core.store import Store
 from pmemx.runtime.attach import Routed, attached
 from pmemx.runtime.cost import multiply_adds
-from pmemx.stage.bank import GateFactory, course_digests, gate_learnt, load_bank, load_gate
+from pmemx.stage.bank import GateFactory, course_digests, gate_learnt, load_bank, load_gate, require_same_experts
 from pmemx.stage.composition import Composition, all_compositions
 from pmemx.stage.corpus import Rows
 from pmemx.stage.exam import Exam
@@ -71,7 +71,10 @@ class EvaluateStage(Stage):
     cells: str | None = None
 
     def run(self, workspace: Workspace) -> dict[str, float]:
-        """Writes evidence.jsonl, puts figures into the ledger and returns their values by name."""
+        """Writes evidence.jsonl, puts figures into the ledger and returns their values by name.
+
+        Raises IncompatibleBlock for a gate of this folder that was learnt over other versions of the experts.
+        """
         base = loaded(self.base_model)
         bank = load_bank(self.store, workspace.folder)
         corpus = self.rows.load(self.data, base)
@@ -131,6 +134,7 @@ class EvaluateStage(Stage):
         self, workspace: Workspace, exam: Exam, name: str, composition: Composition, experts: list[str]
     ) -> Iterator[_Method]:
         base, gates = exam.base, workspace.folder / "gates"
+        require_same_experts(gates, name, experts)
 
         @contextmanager
         def attach() -> Iterator[Routed]:

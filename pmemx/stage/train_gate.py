@@ -74,7 +74,7 @@ class TrainGateStage(Stage):
                 gate = composition.gate(bank.shape(base.model.config.hidden_size))
             if not needs_training(gate):
                 continue
-            learning = _Learning(self, workspace, base, corpus, bank, name, composition, gate)
+            learning = _Learning(self, workspace, base, corpus, bank, digests, name, composition, gate)
             learnt = gate_learnt(workspace.folder / "gates", name)
             if learnt is None or learnt.work != learning.work:
                 learnt = learning.run()
@@ -115,6 +115,7 @@ class _Learning:
     base: LoadedBase
     corpus: Corpus
     bank: ExpertBank
+    experts: list[str]
     name: str
     composition: Composition
     gate: Gate
@@ -171,7 +172,7 @@ class _Learning:
                 found = self._show(gate, routed, sources)
             else:
                 found = self._train(routed, sources)
-        return Learnt(self.work, found, time.perf_counter() - began, _numbers(gate))
+        return Learnt(self.work, found, time.perf_counter() - began, _numbers(gate), tuple(self.experts))
 
     def _show(self, gate: ExampleGate | SiteExampleGate | DetectorGate, routed: Routed, sources: list[Source]) -> float:
         prompts = prompts_of(sources, unanswerable=isinstance(gate, DetectorGate))

@@ -32,7 +32,7 @@ from pmemx.lit.settings import TrainerSettings
 from pmemx.runtime.attach import attached
 from pmemx.select.softmax import Softmax
 from pmemx.select.top_k import TopK
-from pmemx.stage.bank import load_gate, needs_training, save_gate
+from pmemx.stage.bank import Learnt, gate_learnt, load_gate, needs_training, require_same_experts, save_gate
 from pmemx.stage.composition import all_compositions
 from pmemx.stage.corpus import Rows
 from pmemx.stage.gate_learning import prompts_of, show_examples
@@ -66,6 +66,17 @@ class TestFile:
         assert torch.equal(
             load_gate(RetrievalGate, SHAPE, tmp_path, "gate").score(pooled, None), gate.score(pooled, None)
         )
+
+    def test_names_the_versions_it_was_learnt_over(self, tmp_path: Path):
+        learnt = Learnt("work", 1.0, 2.0, 3, ("a", "b"))
+        save_gate(LinearGate(SHAPE), tmp_path, "gate", learnt)
+        assert gate_learnt(tmp_path, "gate") == learnt
+        require_same_experts(tmp_path, "gate", ["a", "b"])
+        require_same_experts(tmp_path, "another", ["a", "c"])
+        with pytest.raises(
+            IncompatibleBlock, match=r"gate 'gate' .* other versions of 1 of its 2 experts .* train_gate"
+        ):
+            require_same_experts(tmp_path, "gate", ["a", "c"])
 
     def test_is_not_wanted_of_a_gate_that_needs_no_training(self, tmp_path: Path):
         assert isinstance(load_gate(ArrowGate, SHAPE, tmp_path, "gate"), ArrowGate)
