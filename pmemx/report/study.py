@@ -13,6 +13,7 @@ from pmemx.report.run import label
 from pmemx.report.study_charts import against_cost, forest, frontier
 from pmemx.report.style import standalone
 from pmemx.report.tables import number, percent, table
+from pmemx.report.unseen import unseen_parts
 
 OUTCOMES: dict[Outcome, Kind] = {"reproduced": "yes", "not reproduced": "no", "not testable": "open"}
 REFERENCES = ("base", "oracle", "teacher")
@@ -28,6 +29,8 @@ def write_study(study: Study, folder: Path) -> Path:
     save_pictures([picture for part in paper.parts for picture in part.pictures], folder)
     lines = [f"# {paper.title}", "", paper.subtitle, "", *([f"**{paper.notice}**", ""] if paper.notice else [])]
     lines += [sheet_markdown(_results(study)), "", *(f"- {line}" for line in _columns(study))]
+    for sheet in (sheet for part in unseen_parts(study) for sheet in part.sheets):
+        lines += ["", f"## {sheet.title}", "", sheet_markdown(sheet)]
     write_whole(folder / "table.md", ("\n".join(lines) + "\n").encode())
     path = folder / "index.html"
     write_whole(path, paper_html(paper).encode())
@@ -58,7 +61,8 @@ def paper_of(study: Study) -> Paper:
         if seeds == 1
         else ""
     )
-    parts = [_setup(study), _table_part(study), *_pictures(study), _claims(study), _limits(study), _provenance(study)]
+    shown = [_setup(study), _table_part(study), *_pictures(study), *unseen_parts(study)]
+    parts = [*shown, _claims(study), _limits(study), _provenance(study)]
     title, told = study.title, " · ".join(filter(None, subtitle))
     return Paper(title, told, " ".join(_sentences(study)), tuple(parts), notice, _summary(study))
 

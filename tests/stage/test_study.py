@@ -17,6 +17,7 @@ from pmemx.core.study import Spread, StudiedMethod
 from pmemx.metric.claims import Claim, Claims
 from pmemx.metric.exact_match import ExactMatch
 from pmemx.metric.forgetting_general import ForgettingGeneral
+from pmemx.metric.pairs import Pairs
 from pmemx.metric.recovery import Recovery
 from pmemx.metric.routing import Routing
 from pmemx.metric.token_loss import TokenLoss
@@ -241,6 +242,31 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path, other, words):
     with pytest.raises(DataError, match=words):
         stage().run(Workspace(folder))
     assert not (tmp_path / "study.json").exists()
+
+
+def test_what_lies_beyond_the_experts_has_a_part_of_its_own(tmp_path):
+    folder, names = tmp_path / "seed0", ("law", "tax", "moss", "law+tax", "general", "unknown")
+    run(folder)
+    facts = [DomainFacts(name, 0.0, "k", name if name in ("law", "tax") else None) for name in names]
+    nats = {"base": 3.0, "arrow": 1.0, "expert/law": 2.0, "expert/tax": 2.5}
+    answers = [
+        Answer(method, name, "test", str(k), str(k), "f", method == "arrow", said, 1, 0)
+        for method, said in nats.items()
+        for name in names
+        for k in range(4)
+    ]
+    decisions = [
+        Decision("arrow", name, "test", str(k), str(k), (1.0, 0.0, 0.0) if name == "moss" else (0.0, 0.75, 0.25))
+        for name in names
+        for k in range(4)
+    ]
+    Evidence(tuple(facts), ("law", "tax"), tuple(answers), tuple(decisions)).write(folder / "evidence.jsonl")
+    stage(TokenLoss(), Routing(confusion=False), Pairs()).run(Workspace(folder))
+    page, text = ((tmp_path / name).read_text(encoding="utf-8") for name in ("index.html", "table.md"))
+    assert "Beyond the experts" in page and "## Sent to no expert" in text
+    assert "| arrow | 100\u00a0% | 0\u00a0% | 0\u00a0% |" in text
+    assert "| the better expert alone | 2.000 |" in text and "| **arrow** | **1.000** |" not in text
+    assert "| arrow | **1.000** |" in text and "| arrow | 0.750 / 0.250 / 0.000 |" in text
 
 
 def test_no_evidence_and_no_record_are_refused(tmp_path):
