@@ -36,6 +36,8 @@ class BaseEntry:
 class RunRecord:
     """What a run did. created: ISO 8601 in UTC. plan: stages in order. seconds: wall time per stage.
 
+    config_digest: of all settings. experiment_digest: of those that runs of one study share, which differ by their seed alone.
+
     Anything that a run has not reached yet is empty, so that a record can be written after every stage.
     """
 
@@ -51,6 +53,7 @@ class RunRecord:
     blocks: tuple[BlockEntry, ...] = ()
     figures: Mapping[str, Figure] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    experiment_digest: str = ""
 
     def write(self, run_folder: Path) -> Path:
         """Write record.json whole or not at all."""

@@ -15,7 +15,7 @@ from pmemx.core.record import RunRecord
 from pmemx.core.stage import Ledger, Stage, Workspace
 from pmemx.lit.tracking import Tracker, keep_under
 from pmemx.stage.build import build
-from pmemx.stage.origin import commit, seeds, settings_digest, versions
+from pmemx.stage.origin import commit, experiment_digest, seeds, settings_digest, versions
 from pmemx.stage.plan import Outcome, run_plan, write_csv
 from pmemx.stage.progress import RichProgress
 from pmemx.stage.quiet import quiet
@@ -46,6 +46,7 @@ def launch(config: DictConfig, write_report: WriteReport, *, console: Console | 
         plan=tuple(settings["plan"]),
         commit=commit(),
         config_digest=settings_digest(settings),
+        experiment_digest=experiment_digest(settings),
         seeds=seeds(settings),
         versions=versions(),
     )

@@ -11,6 +11,8 @@ from pmemx.core.canonical import digest
 
 PACKAGES = ("pmemx", "torch", "transformers", "peft", "lightning", "hydra-core", "safetensors", "numpy")
 VOLATILE = ("run_folder", "logger")
+READING = ("study", "growth_study", "export")
+"""Stages that make nothing which another stage reads."""
 
 
 def commit() -> str:
@@ -42,6 +44,19 @@ def versions() -> dict[str, str]:
 def settings_digest(settings: Mapping[str, object]) -> str:
     """Digest of a resolved config, without where it writes and logs: equal for runs that must give equal numbers."""
     return digest({key: value for key, value in settings.items() if key not in VOLATILE})
+
+
+def experiment_digest(settings: Mapping[str, object]) -> str:
+    """The same without seeds, and without the stages that only read: equal for runs that a study may pool."""
+    stages = settings.get("stage")
+    made = {k: v for k, v in stages.items() if k not in READING} if isinstance(stages, Mapping) else stages
+    return settings_digest(_unseeded({**settings, "stage": made}))
+
+
+def _unseeded(node: Mapping[str, object]) -> dict[str, object]:
+    return {
+        key: _unseeded(value) if isinstance(value, Mapping) else value for key, value in node.items() if key != "seed"
+    }
 
 
 def seeds(settings: Mapping[str, object]) -> dict[str, int]:

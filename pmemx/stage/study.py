@@ -80,7 +80,7 @@ class StudyStage(Stage):
                 verdicts=verdicts,
                 figures=figures,
                 dropped=tuple(sorted({m for part in parts.values() for m in part.methods} - set(evidence.methods))),
-                limits=tuple(self.limits),
+                limits=(*_unlike(records), *self.limits),
                 versions=next(iter(records.values())).versions,
             )
             study.write(folder)
@@ -159,6 +159,17 @@ def _record(run: Path) -> RunRecord:
     if not (run / RECORD_FILE).exists():
         raise DataError(f"{run} has {EVIDENCE_FILE} and no {RECORD_FILE}; run it again, or move it away")
     return RunRecord.read(run)
+
+
+def _unlike(records: Mapping[str, RunRecord]) -> list[str]:
+    """A sentence for the page where seeds were not run with the same settings."""
+    first, *others = records
+    unlike = [s for s in others if records[s].experiment_digest != records[first].experiment_digest]
+    if not unlike:
+        return []
+    return [
+        f"{' and '.join(unlike)} ran with other settings than {first}, beyond the seed: look at what differs in their records."
+    ]
 
 
 def _refuse_strangers(folder: Path, records: Mapping[str, RunRecord]) -> None:

@@ -16,7 +16,7 @@ from pmemx.core.record import BaseEntry, RunRecord
 from pmemx.core.stage import MetricsLog, Stage, Workspace
 from pmemx.stage import launch as launch_module
 from pmemx.stage.launch import launch
-from pmemx.stage.origin import seeds, settings_digest
+from pmemx.stage.origin import experiment_digest, seeds, settings_digest
 from pmemx.stage.plan import Outcome, run_plan, write_csv
 from pmemx.stage.progress import RichProgress
 from pmemx.stage.summary import methods_table, stages_table
@@ -135,6 +135,14 @@ def test_the_digest_of_settings_ignores_where_a_run_writes_and_nothing_else():
     assert settings_digest(base) == settings_digest(base | {"run_folder": "b", "logger": {"wandb": {}}})
     assert settings_digest(base) != settings_digest(base | {"seed": 1})
     assert settings_digest(base) != settings_digest(base | {"gate": {"k": 2}})
+
+
+def test_the_digest_of_an_experiment_ignores_seeds_and_stages_that_only_read_besides():
+    base = {"seed": 0, "data": {"seed": 0, "rows": 4}, "stage": {"evaluate": {"seed": 0}, "study": {"limits": ["a"]}}}
+    other = {"seed": 1, "data": {"seed": 1, "rows": 4}, "stage": {"evaluate": {"seed": 1}, "study": {"limits": ["b"]}}}
+    assert experiment_digest(base) == experiment_digest(other)
+    assert experiment_digest(base) != experiment_digest(base | {"data": {"seed": 0, "rows": 5}})
+    assert experiment_digest(base) != experiment_digest(base | {"stage": {"evaluate": {"seed": 0, "questions": 5}}})
 
 
 def test_seeds_are_named_by_their_path_and_stages_do_not_repeat_them():

@@ -68,6 +68,7 @@ def run(
     rates: dict[str, float] = RATES,
     experiment: str = "composition/tiny",
     base: str = "f",
+    settings: str = "",
 ) -> Path:
     folder.mkdir(parents=True)
     evidence(seed, experts, rates).write(folder / "evidence.jsonl")
@@ -80,7 +81,7 @@ def run(
     figures |= {"cost/multiply_adds/arrow": Figure(1.2 + 0.1 * seed), "cost/multiply_adds/tracking": Figure(1.1)}
     figures |= {"cost/parameters/tracking": Figure(1234.0), "cost/seconds/tracking": Figure(2.0 + seed)}
     RunRecord(
-        experiment, created=f"2026-01-0{seed + 1}", seeds={"data.seed": 9, "seed": seed}, base=BaseEntry("tiny", base), figures=figures
+        experiment, created=f"2026-01-0{seed + 1}", seeds={"data.seed": 9, "seed": seed}, base=BaseEntry("tiny", base), figures=figures, experiment_digest=settings
     ).write(folder)  # fmt: skip
     return folder
 
@@ -267,6 +268,15 @@ def test_what_lies_beyond_the_experts_has_a_part_of_its_own(tmp_path):
     assert "| arrow | 100\u00a0% | 0\u00a0% | 0\u00a0% |" in text
     assert "| the better expert alone | 2.000 |" in text and "| **arrow** | **1.000** |" not in text
     assert "| arrow | **1.000** |" in text and "| arrow | 0.750 / 0.250 / 0.000 |" in text
+
+
+def test_seeds_that_ran_with_other_settings_are_pooled_and_the_page_says_so(tmp_path):
+    for seed, settings in enumerate(("a", "a", "b")):
+        last = run(tmp_path / f"seed{seed}", seed, settings=settings)
+    stage(*ALL).run(Workspace(last))
+    words = "seed 2 ran with other settings than seed 0, beyond the seed"
+    assert [line for line in study_of(tmp_path)["limits"] if "settings" in line][0].startswith(words)
+    assert words in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_no_evidence_and_no_record_are_refused(tmp_path):
