@@ -5,50 +5,31 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from threading import local
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers.cache_utils import Cache, StaticCache
+from transformers.cache_utils import Cache
 
 from pmemx.core.bank import ExpertBank, SiteFactors, place
 from pmemx.core.block import CapabilityBlock
 from pmemx.core.errors import IncompatibleBlock, PmemxError
-from pmemx.core.gate import ContextGate, FactorGate, Gate, HeadedGate, SiteGate
+from pmemx.core.gate import ContextGate, FactorGate, Gate, SiteGate
 from pmemx.core.mix import Mixing
 from pmemx.core.profile import Profile
-from pmemx.core.routing import Observer, Routing, Select
-from pmemx.runtime.cache import Decision, Kept, RoutingLayer, Stamp, routing_layer
+from pmemx.core.routing import Observer, Select
+from pmemx.runtime.cache import Kept, RoutingLayer, Stamp, routing_layer
 from pmemx.runtime.checkpointing import Recomputing
-from pmemx.runtime.fitting import check_gate, check_sites, check_sites_of
+from pmemx.runtime.fitting import check_gate, check_sites
+from pmemx.runtime.hearing import Hearing
 from pmemx.runtime.lock import SharedLock
-from pmemx.runtime.look import Look
-from pmemx.runtime.request import Request, attended_tokens, by_row, domain_by_row, prompt_by_row
-from pmemx.runtime.running import Pass, Rules, in_float32
-
-
-@dataclass(frozen=True, eq=False)
-class _Defaults:
-    """What holds where a request says nothing; serial tells one setting from the next."""
-
-    serial: int = 0
-    active: tuple[str, ...] | None = None
-    weights: Mapping[str, float] | None = None
-
-
-class _Thread(local):
-    """What belongs to the thread that runs a pass."""
-
-    running: Pass | None = None
-    request: Request = Request()
-    observers: tuple[Observer, ...] = ()
-    disabled: bool = False
-    entered: ExitStack = ExitStack()
-
+from pmemx.runtime.request import Request, attended_tokens, domain_by_row, prompt_by_row
+from pmemx.runtime.rulebook import Defaults, Rulebook
+from pmemx.runtime.running import Pass, in_float32
+from pmemx.runtime.thread import PerThread
 
 _attachments = itertools.count()
 
@@ -73,15 +54,13 @@ class Routed:
         self.model, self.bank, self.gate, self.select, self.dtype = model, bank, gate, select, dtype
         self.mixing: Mixing = mixing
         self.profiles: Mapping[str, Profile] = {}
-        self._number = next(_attachments)
         self._positional = tuple(inspect.signature(model.forward).parameters)
-        self._look = Look(model)
         self._recomputing = Recomputing(model, self._resuming)
         self._lock = SharedLock()
-        self._thread = _Thread()
-        self._defaults = _Defaults()
-        self._fixed: tuple[tuple[int, int, bool], Decision] | None = None
-        self._ruled: tuple[tuple[object, ...], Stamp, Rules] | None = None
+        self._thread = PerThread()
+        self._hearing = Hearing(model, self._thread)
+        self._defaults = Defaults()
+        self._rulebook = Rulebook(model, bank, attachment=next(_attachments), mixing=mixing, dtype=dtype)
         self._handles: list[RemovableHandle] = []
 
     # What a thread asks for.
@@ -116,11 +95,8 @@ class Routed:
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Passes of this thread inside see the base model alone."""
-        before, self._thread.disabled = self._thread.disabled, True
-        try:
+        with self._thread.without_experts():
             yield
-        finally:
-            self._thread.disabled = before
 
     @contextmanager
     def observed(self, observer: Observer) -> Iterator[None]:
@@ -232,7 +208,7 @@ class Routed:
         gate = self._context_gate()
         kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
         running = self._prepare(kwargs)
-        heard = self._heard(gate, running, ids, kwargs)
+        heard = self._hearing.heard(gate, running, ids, kwargs)
         with in_float32(heard):
             return gate.score(heard, running.domain)
 
@@ -243,7 +219,7 @@ class Routed:
         gate = self._context_gate()
         kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
         running = self._prepare(kwargs)
-        return gate.pool.on_prompt(self._said(gate, running, ids, kwargs), running.prompt)
+        return gate.pool.on_prompt(self._hearing.said(gate, running, ids, kwargs), running.prompt)
 
     def pooled_at_sites(
         self, ids: Int[Tensor, "batch token"], attention: Int[Tensor, "batch token"]
@@ -260,8 +236,7 @@ class Routed:
             with in_float32(x):
                 found[site] = gate.pool.on_prompt(gate(site, x), running.prompt)
 
-        with self._looking((running, hear)):
-            self._look.over(ids, kwargs, None)
+        self._hearing.at_sites(running, hear, ids, kwargs)
         return found
 
     def read(
@@ -271,7 +246,7 @@ class Routed:
         gate = self._context_gate()
         kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
         running = self._prepare(kwargs)
-        return self._states(gate, running, ids, kwargs), running.prompt
+        return self._hearing.states(gate, running, ids, kwargs), running.prompt
 
     def adopt(self, gate: Gate) -> None:
         """Serve with another gate from the next pass on: the same one grown by an expert, or trained anew.
@@ -328,7 +303,7 @@ class Routed:
             running = self._prepare(kwargs)
             ids = kwargs.get("input_ids")
             if running.rules.fixed is None and not running.decided:
-                self._decide(running, ids, kwargs)
+                self._hearing.decide(self.gate, self.bank, running, ids, kwargs)
             entered.enter_context(self._recomputing.during())
             thread.running, thread.entered = running, entered.pop_all()
 
@@ -380,12 +355,8 @@ class Routed:
     def _resumed(self, running: Pass, writes: int) -> Iterator[None]:
         if self.bank.writes != writes:
             raise PmemxError("the bank was written between a pass and its backward pass; swap experts after the step")
-        thread = self._thread
-        before, thread.running = thread.running, running.again()
-        try:
+        with self._thread.within(running.again()):
             yield
-        finally:
-            thread.running = before
 
     def _prepare(self, kwargs: dict[str, Any]) -> Pass:
         ids, embeddings = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
@@ -393,9 +364,9 @@ class Routed:
         if tokens is None:
             raise PmemxError("a pass needs input_ids or inputs_embeds")
         rows, length = tokens.shape[:2]
-        request, defaults = self._thread.request, self._defaults
+        request = self._thread.request
         cache = kwargs.get("past_key_values")
-        stamp, rules = self._ruling(request, defaults, rows)
+        stamp, rules = self._rulebook.rules(self.gate, request, self._defaults, self.profiles, rows)
         kept, continues = self._kept(cache, rows, stamp)
         before = int(cache.get_seq_length()) if continues and cache is not None else 0
         attended = attended_tokens(kwargs.get("attention_mask"), tokens, before)
@@ -445,28 +416,6 @@ class Routed:
                 f"one pass, or mark it if these are none of it: `with routed.given(prompt=...)`"
             )
 
-    def _ruling(self, request: Request, defaults: _Defaults, rows: int) -> tuple[Stamp, Rules]:
-        # The same for every step of a generation, and linear in the number of experts. A tensor that was made in inference
-        # mode is of no use to a pass that records gradients.
-        inference = torch.is_inference_mode_enabled()
-        state = (self.bank.writes, defaults, self.profiles, request.active, request.profiles, rows, inference)
-        known = self._ruled
-        if known is None or any(was is not now and was != now for was, now in zip(known[0], state, strict=True)):
-            known = self._ruled = (state, self._stamp(request, defaults), self._rules(request, defaults, rows))
-        return known[1], known[2]
-
-    def _stamp(self, request: Request, defaults: _Defaults) -> Stamp:
-        profiles = None
-        names = self.gate.shape.experts if self.gate is not None else ()
-        if request.profiles is not None:
-            profiles = tuple(None if name is None else self.profiles[name] for name in request.profiles)
-            names += tuple(name for profile in profiles if profile is not None for name in profile.weights)
-        if defaults.weights is not None:
-            names += (*defaults.weights,)
-        present = {r.name: r.revision for r in self.bank.residents if r is not None}
-        revisions = tuple((name, present.get(name, 0)) for name in dict.fromkeys(names))
-        return Stamp(self._number, defaults.serial, request.active, profiles, revisions)
-
     def _kept(self, cache: Any, rows: int, stamp: Stamp) -> tuple[Kept, bool]:
         if not isinstance(cache, Cache) or not cache.layers or not cache.get_seq_length() > 0:
             return Kept(rows, stamp), False
@@ -486,158 +435,6 @@ class Routed:
         if kept.stamp != stamp:
             raise PmemxError(f"{_difference(kept.stamp, stamp)} since this cache was built; start generation anew")
         return kept, True
-
-    def _rules(self, request: Request, defaults: _Defaults, rows: int) -> Rules:
-        barred = slots = None
-        if self.gate is not None:
-            barred, slots = self._choices(self.gate, request, defaults, rows)
-        profiled = self._profiled(request, defaults, rows)
-        fixed = self._fixed_decision(defaults) if profiled is None else None
-        if profiled is not None and (self.gate is None or defaults.weights is not None):
-            fixed = Decision(None, profiled[1])
-        elif fixed is None and self.gate is None:
-            fixed = Decision(None, self._nothing(rows))
-        if request.active is not None and fixed is not None:
-            raise PmemxError(
-                "`active` restricts a gate's choice, but here no gate decides; weigh(None), or use profiles"
-            )
-        return Rules(
-            barred=barred,
-            slots=slots,
-            profiled=profiled,
-            fixed=fixed,
-            num_slots=len(self.bank),
-            rows=self.bank.num_rows,
-            mixing=self.mixing,
-            dtype=self.dtype,
-        )
-
-    def _choices(
-        self, gate: Gate, request: Request, defaults: _Defaults, rows: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        experts, residents = gate.shape.experts, self.bank.residents
-        position = {r.name: slot for slot, r in enumerate(residents) if r is not None}
-        slots = [position.get(name, 0) for name in experts]
-        ordered = len(experts) == len(residents) and slots == list(range(len(experts)))
-        active = request.active if request.active is not None else (defaults.active,)
-        barred = None
-        if any(row is not None for row in active) or any(name not in position for name in experts):
-            allowed = [position.keys() if row is None else set(row) & position.keys() for row in active]
-            table = [[False, *(name not in row for name in experts)] for row in allowed]
-            table = table if len(table) == 1 else by_row("active", table, rows)
-            barred = torch.tensor(table, device=self._device)
-        return barred, None if ordered else torch.tensor(slots, device=self._device)
-
-    def _profiled(self, request: Request, defaults: _Defaults, rows: int) -> tuple[Tensor, Routing] | None:
-        if request.profiles is None:
-            return None
-        asked = by_row("profiles", request.profiles, rows)
-        chosen = [defaults.weights if name is None else self.profiles[name].weights for name in asked]
-        which = torch.tensor([weights is not None for weights in chosen], device=self._device)
-        return which, self._weighed([weights or {} for weights in chosen])
-
-    def _weighed(self, by_row: Sequence[Mapping[str, float]]) -> Routing:
-        """Weights by name, as a routing of as many rows."""
-        widest = max(len(weights) for weights in by_row)
-        index = torch.zeros(len(by_row), 1, widest, dtype=torch.long)
-        weight = torch.zeros(len(by_row), 1, widest)
-        for row, weights in enumerate(by_row):
-            for number, (name, value) in enumerate(weights.items()):
-                index[row, 0, number], weight[row, 0, number] = self.bank.slot(name), value
-        return Routing(index.to(self._device), weight.to(self._device), len(self.bank))
-
-    def _nothing(self, rows: int) -> Routing:
-        index = torch.zeros(rows, 1, 0, dtype=torch.long, device=self._device)
-        return Routing(index, index.float(), len(self.bank))
-
-    def _fixed_decision(self, defaults: _Defaults) -> Decision | None:
-        if defaults.weights is None:
-            return None
-        state = defaults.serial, self.bank.writes, torch.is_inference_mode_enabled()
-        known = self._fixed
-        if known is None or known[0] != state:
-            known = self._fixed = (state, Decision(None, self._weighed([defaults.weights])))
-        return known[1]
-
-    # Looking at the base.
-
-    def _decide(self, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> None:
-        gate = self.gate
-        if isinstance(gate, ContextGate):
-            heard = self._heard(gate, running, ids, kwargs)
-            with in_float32(heard):
-                score = gate.score_heads if isinstance(gate, HeadedGate) else gate.score
-                scores = score(heard, running.domain)
-            if scores.dim() == 3:
-                running.decide("", scores)
-            else:
-                check_sites_of(gate, self.bank)
-                for number, site in enumerate(gate.shape.sites):
-                    running.decide(site, scores[:, :, number])
-        elif gate is not None and gate.level == "model":
-            running.decide("", self._look_at_sites(gate, running, ids, kwargs))
-
-    def _heard(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        return running.vote("", self._said(gate, running, ids, kwargs))
-
-    def _said(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        hidden = self._states(gate, running, ids, kwargs)
-        with in_float32(hidden):
-            return gate.read(hidden)
-
-    def _states(self, gate: ContextGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        with self._looking(None):
-            hidden = self._look.hidden(gate.layer, ids, kwargs, self._base_cache(gate, running, kwargs))
-        inside = running.prompt if gate.granularity == "prompt" else running.attended
-        hidden = hidden.masked_fill(~inside[..., None], 0)
-        if gate.reach:
-            before = running.kept.last
-            if before is None:
-                before = hidden.new_zeros(hidden.shape[0], gate.reach, hidden.shape[2])
-            hidden = torch.cat([before, hidden], dim=1)
-            if gate.granularity != "prompt":
-                running.kept.last = hidden[:, -gate.reach :]
-        return hidden
-
-    def _look_at_sites(self, gate: SiteGate, running: Pass, ids: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-        total: list[Tensor] = []
-        trains = torch.is_grad_enabled()
-
-        def hear(site: str, x: Tensor) -> None:
-            with torch.set_grad_enabled(trains), in_float32(x):
-                scores = gate.score(site, running.vote(site, gate(site, x)))
-                total[:] = [total[0] + scores] if total else [scores]
-
-        with self._looking((running, hear)):
-            self._look.over(ids, kwargs, self._base_cache(gate, running, kwargs))
-        return total[0]
-
-    @contextmanager
-    def _looking(self, at_sites: tuple[Pass, Callable[[str, Tensor], None]] | None) -> Iterator[None]:
-        """Passes inside are of the base alone; at_sites hears what its sites read."""
-        thread = self._thread
-        if at_sites is None:
-            with self.disabled():
-                yield
-            return
-        running, running.at_sites = at_sites
-        before, thread.running = thread.running, running
-        try:
-            yield
-        finally:
-            thread.running, running.at_sites = before, None
-
-    def _base_cache(self, gate: Gate, running: Pass, kwargs: dict[str, Any]) -> Cache | None:
-        """The second cache: what a gate that looks at the base in every pass keeps, so that it looks at new tokens only."""
-        beside = kwargs.get("past_key_values")
-        if gate.granularity == "prompt":
-            # The masks that come with a static cache fit no other.
-            return self._look.new_cache(beside) if isinstance(beside, StaticCache) else None
-        if not self._look.caches(kwargs):
-            return None
-        if running.kept.base is None:
-            running.kept.base = self._look.new_cache(beside)
-        return running.kept.base
 
 
 def _forget_compiled_code() -> None:
