@@ -32,11 +32,11 @@ def grown(gate: Gate, built: Gate) -> Gate:
             "sites it knows"
         )
     places = _places(gate.shape, built.shape)
-    state = copy.deepcopy(built.state_dict())
-    if state.keys() != gate.state_dict().keys():
-        raise _unlike(sorted(state.keys() ^ gate.state_dict().keys())[0])
+    known, state = gate.state_dict(), copy.deepcopy(built.state_dict())
+    if state.keys() != known.keys():
+        raise _unlike(sorted(state.keys() ^ known.keys())[0])
     examples = gate.example_rows if isinstance(gate, DetectorGate) else ()
-    for key, value in gate.state_dict().items():
+    for key, value in known.items():
         by_row = 1 if key in gate.choice_rows or key in examples else 0
         if state[key].shape[by_row:] != value.shape[by_row:]:
             raise _unlike(key)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from pmemx.core.errors import ConfigError
 from pmemx.core.gate import NEVER, Gate, SiteGate
-from pmemx.core.gate_loss import importance_loss
+from pmemx.core.gate_loss import localised_balance_loss
 from pmemx.core.routing import Observation
 from pmemx.core.shares import shares
 from pmemx.core.trainable import TrainableFactors
@@ -110,15 +110,11 @@ class TogetherModule(L.LightningModule):
         decisions = scores[heard]
         terms = self.losses.of_decisions(decisions, torch.zeros_like(decisions[:, 0], dtype=torch.long))
         if self.losses.localised_balance:
-            share = shares(scores).masked_fill(~heard[..., None], 0).sum(dim=1)
-            terms["localised_balance"] = self._localised(share[:, int(there[0]) :], batch)
+            importance = shares(scores).masked_fill(~heard[..., None], 0).sum(dim=1)[:, int(there[0]) :]
+            knows = torch.tensor(self._knows, device=importance.device)[batch.choice]
+            own, delta = same_type(importance.shape[1], knows), self.losses.localised_delta
+            terms["localised_balance"] = localised_balance_loss(importance, own, delta)
         return terms
-
-    def _localised(self, importance: Float[Tensor, "batch expert"], batch: GateBatch) -> Float[Tensor, ""]:
-        knows = torch.tensor(self._knows, device=importance.device)[batch.choice]
-        delta, own = self.losses.localised_delta, same_type(importance.shape[1], knows)
-        # As if every entry were one decision's: their squared coefficient of variation.
-        return importance_loss((importance * torch.where(own, 1 + delta, 1 - delta)).reshape(1, -1))
 
     def optimizer_step(
         self,

@@ -11,7 +11,6 @@ from pmemx.core.bank import ExpertBank
 from pmemx.core.base_model import BaseModel, LoadedBase
 from pmemx.core.digest import digest
 from pmemx.core.domain import Corpus, DomainSource
-from pmemx.core.encoding import Encoded, encode
 from pmemx.core.gate import DetectorGate, ExampleGate, Gate, SearchedGate, SiteExampleGate
 from pmemx.core.metric import Figure
 from pmemx.core.mix import Mixing
@@ -29,6 +28,7 @@ from pmemx.stage.composition import Composition, all_compositions
 from pmemx.stage.corpus import Rows
 from pmemx.stage.gate_learning import note_examples, prompts_of, show_examples, show_sites
 from pmemx.stage.gate_search import SearchSettings, few_examples, search
+from pmemx.stage.mixture import mixture_of
 from pmemx.stage.training import loaded
 
 
@@ -143,16 +143,9 @@ class _Learning:
     @property
     def sources(self) -> list[Source]:
         """Rows by domain, general text, and prompts that nobody can answer."""
-        stage, corpus, names = self.stage, self.corpus, self.bank.names
-
-        def rows(domain: str) -> tuple[Encoded, ...]:
-            return tuple(encode(self.base.tokenizer, e, with_document=False) for e in corpus.domain(domain).train)
-
-        sources = [Source(rows(name), names.index(name) + 1, stage.per_domain) for name in names]
-        sources.append(Source(rows(corpus.general.name), 0, stage.general))
-        if corpus.unknown is not None:
-            sources.append(Source(rows(corpus.unknown.name), 0, stage.unknown, speaks=False))
-        return sources
+        stage = self.stage
+        kinds = {"per_domain": stage.per_domain, "general": stage.general, "unknown": stage.unknown}
+        return mixture_of(self.corpus, self.base, self.bank.names, **kinds)
 
     def run(self) -> Learnt:
         """Learn, in the way that the gate's kind asks for."""

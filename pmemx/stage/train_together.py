@@ -11,8 +11,8 @@ from pmemx.core.base_model import BaseModel, LoadedBase
 from pmemx.core.block import BlockCard, CapabilityBlock
 from pmemx.core.card import Origin, Version
 from pmemx.core.digest import digest
-from pmemx.core.domain import Corpus, Domain, DomainSource
-from pmemx.core.encoding import Encoded, collate, encode
+from pmemx.core.domain import Corpus, DomainSource
+from pmemx.core.encoding import collate, encode
 from pmemx.core.gate import Gate
 from pmemx.core.peft_config import generated_config
 from pmemx.core.stage import Stage, Workspace
@@ -20,7 +20,7 @@ from pmemx.core.store import Store
 from pmemx.core.structure import Born
 from pmemx.core.trainable import TrainableFactors
 from pmemx.lit.fit import fit
-from pmemx.lit.gate_module import GateBatch, MixtureStream, Source
+from pmemx.lit.gate_module import GateBatch, MixtureStream
 from pmemx.lit.settings import TrainerSettings
 from pmemx.lit.stream import StreamModule
 from pmemx.lit.together_module import TogetherModule
@@ -28,6 +28,7 @@ from pmemx.runtime.attach import attached
 from pmemx.runtime.linear_sites import linear_sites
 from pmemx.stage.bank import load_gate, note_course, save_gate
 from pmemx.stage.corpus import Rows
+from pmemx.stage.mixture import mixture_of
 from pmemx.stage.origin import commit
 from pmemx.stage.together import Together
 from pmemx.stage.training import existing, loaded
@@ -113,7 +114,9 @@ class TrainTogetherStage(Stage):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(workspace.seed)
             gate = entry.gate(bank.shape(base.model.config.hidden_size))
-        stream = MixtureStream(self._sources(corpus, base), pad=base.tokenizer.pad_token_id, seed=workspace.seed)
+        names = [domain.name for domain in corpus.domains]
+        sources = mixture_of(corpus, base, names, per_domain=self.per_domain, general=self.general)
+        stream = MixtureStream(sources, pad=base.tokenizer.pad_token_id, seed=workspace.seed)
         knows = [False, *(domain.has_documents for domain in corpus.domains)]
         with (
             attached(
@@ -139,13 +142,6 @@ class TrainTogetherStage(Stage):
                 on_step=on_step,
             )
         return [_finished(block, steps, loss) for block in factors.blocks()], gate
-
-    def _sources(self, corpus: Corpus, base: LoadedBase) -> list[Source]:
-        def rows(domain: Domain) -> tuple[Encoded, ...]:
-            return tuple(encode(base.tokenizer, e, with_document=False) for e in domain.train)
-
-        sources = [Source(rows(d), number + 1, self.per_domain) for number, d in enumerate(corpus.domains)]
-        return [*sources, Source(rows(corpus.general), 0, self.general)]
 
 
 def _held(corpus: Corpus, base: LoadedBase, size: int) -> list[GateBatch]:
