@@ -39,7 +39,7 @@ class Claim:
     confirmed.
     domains: what it speaks of: domains with an expert, those that take a pair of experts, where "part/1" and "part/2" are
     either expert alone, or general text. measure: the study's score; nats per token, saved; or use, the entropy in nats of
-    the mean weights of a gate's choices, which is how evenly it uses its experts.
+    the experts' shares of all weight that a gate gives to experts, which is how evenly it uses them.
     """
 
     statement: str
@@ -136,7 +136,7 @@ class Claims(Judge):
             seen = [_decisions(evidence, gates, facts.name) for facts, gates in zip(domains, methods, strict=True)]
             if not seen or not all(seen):
                 return None
-            top = math.log(1 + len(evidence.experts))
+            top = math.log(len(evidence.experts))
             return figure([*map(_use, seen)], sum(map(len, seen)), _evener, bounds=(-top, top), seed=self.seed)
         said = [aligned(evidence, names, facts.name) for facts, names in zip(domains, methods, strict=True)]
         if not said or not all(said):
@@ -191,15 +191,17 @@ def _decisions(evidence: Evidence, gates: Sequence[str], domain: str) -> list[tu
 
 
 def _use(rows: Sequence[tuple[Decision, ...]]) -> Stratum:
-    """Cluster sums of the first gate's weights, of the second's, and of prompts."""
-    weights = [column for gate in zip(*rows, strict=True) for column in zip(*(d.weights for d in gate), strict=True)]
+    """Cluster sums of the first gate's weights of experts, of the second's, and of prompts."""
+    weights = [
+        column for gate in zip(*rows, strict=True) for column in zip(*(d.weights[1:] for d in gate), strict=True)
+    ]
     return cluster_sums([row[0].group for row in rows], *weights, [1.0] * len(rows))
 
 
 def _evener(sums: Sums) -> np.ndarray:
-    """How much more entropy the first gate's mean weights have, each domain counting once."""
+    """How much more entropy the first gate's use of experts has, each domain counting once."""
     mean = np.mean([rates(stratum) for stratum in sums], axis=0)
-    higher, lower = np.split(mean, 2)
+    higher, lower = (weights / np.maximum(weights.sum(axis=0), np.finfo(float).tiny) for weights in np.split(mean, 2))
     return entropy(higher) - entropy(lower)
 
 

@@ -174,6 +174,10 @@ def test_use_compares_how_evenly_gates_use_their_experts():
     same = judge(("balanced", "half"), measure="use")
     assert same(found)["claim/C/balanced/half"].value == pytest.approx(0.0)
     assert verdict(same, found)[0] == "not reproduced"
+    mostly_none = sent(balanced=((0.9, 0.1, 0.0), (0.8, 0.0, 0.1)), collapsed=((0.9, 0.1, 0.0), (0.0, 1.0, 0.0)))
+    assert claims(mostly_none)["claim/C/balanced/collapsed"].value == pytest.approx(math.log(2))
+    silent = sent(balanced=(one, other), collapsed=((1.0, 0.0, 0.0),) * 2)
+    assert claims(silent)["claim/C/balanced/collapsed"].value == pytest.approx(math.log(2))
     assert verdict(judge(("balanced", "absent"), measure="use"), found) == ("not testable", "absent was not measured")
 
 
