@@ -58,12 +58,16 @@ class SiteLoad:
 
 @dataclass(frozen=True)
 class DomainFacts:
-    """What a reader must know beside a score: exact-match rate of guessing, family, and the expert that belongs to the domain."""
+    """What a reader must know beside a score: exact-match rate of guessing, family, and the expert that belongs to the domain.
+
+    part: which of several pooled runs the domain is of; see `pooled`.
+    """
 
     name: str
     chance: float
     family: str
     expert: str | None
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,9 +156,10 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
 
     Its expert keeps its name, and ids and groups are told apart by part, so that every metric pairs questions within a
     part, resamples documents within it, and counts every domain of every part once. A domain without an expert keeps
-    its name, and the parts' rows lie in it side by side: metrics ask for general text by its name, and a site's loads there
-    are averaged over the parts. Methods and gates that a part lacks are left out, since an average over fewer parts is no comparison: what is missing from `methods`
-    was dropped. Growth, a story of one run, is left out. The order of the parts is irrelevant.
+    its name, and the parts' rows lie in it side by side: metrics ask for general text by its name, and a site's loads
+    there are averaged over the parts. Methods and gates that a part lacks are left out, since an average over fewer parts
+    is no comparison: what is missing from `methods` was dropped. Growth, a story of one run, is left out. The order of
+    the parts is irrelevant.
 
     Raises DataError for no parts, and where parts disagree about the experts, or about a domain without an expert.
     """
@@ -171,7 +176,9 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
     facts: dict[str, DomainFacts] = {}
     for part_name, part in ordered.items():
         for domain in part.domains:
-            there = replace(domain, name=_domain_in(domain, part_name))
+            there = (
+                domain if domain.expert is None else replace(domain, name=_domain_in(domain, part_name), part=part_name)
+            )
             if facts.setdefault(there.name, there) != there:
                 raise DataError(
                     f"{part_name} describes the domain {domain.name} unlike {first}; pool equal experiments"

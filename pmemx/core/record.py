@@ -36,7 +36,8 @@ class BaseEntry:
 class RunRecord:
     """What a run did. created: ISO 8601 in UTC. plan: stages in order. seconds: wall time per stage.
 
-    config_digest: of all settings. experiment_digest: of those that runs of one study share, which differ by their seed alone.
+    config_digest: of all settings. experiment_digest: of what the answers come from but for seeds, so that runs of one study
+    share it; empty in records of versions that did not note it.
 
     Anything that a run has not reached yet is empty, so that a record can be written after every stage.
     """

@@ -42,7 +42,9 @@ class GateLosses:
     language_model: cross-entropy of the answers through the routed model. supervision: cross-entropy of the scores
     against the true choice. prediction_entropy: of what the routed model predicts along the prompts; neither answers nor
     true choices enter it. localised_balance is taken over the rows of a batch, site by site, each expert being a type of
-    its own and a row of no expert of none. The others are those of core.gate_loss, over the decisions of a batch.
+    its own and a row of no expert of none. The others are those of core.gate_loss, over the decisions of a batch: balance,
+    importance and mutual_information at every place that decides, averaged over the places, as papers add them layer by
+    layer; the rest over all decisions together.
     balance_k is the number of choices that count in balance. localised_delta: see core.gate_loss.localised_balance_loss.
     """
 
@@ -77,17 +79,24 @@ class GateLosses:
     def of_decisions(
         self, scores: Float[Tensor, "decision choice"], choice: Int[Tensor, " decision"]
     ) -> dict[str, Float[Tensor, ""]]:
-        """Every term that has a weight and reads nothing but single decisions, before it is weighed."""
+        """Every term that has a weight and reads decisions wherever they were taken, before it is weighed."""
         scores = scores.float()
-        share = shares(scores)
         terms = {
             "supervision": lambda: supervision_loss(scores, choice),
+            "z": lambda: z_loss(scores),
+            "entropy": lambda: entropy_loss(shares(scores)),
+            "mole_balance": lambda: mole_balance_loss(shares(scores)),
+        }
+        return {name: term() for name, term in terms.items() if getattr(self, name)}
+
+    def of_place(self, scores: Float[Tensor, "decision choice"]) -> dict[str, Float[Tensor, ""]]:
+        """Every term that has a weight and asks how evenly one place uses its choices: what is even over all sites
+        together may be collapsed at each."""
+        share = shares(scores.float())
+        terms = {
             "balance": lambda: balance_loss(share, self.balance_k),
             "importance": lambda: importance_loss(share),
-            "z": lambda: z_loss(scores),
-            "entropy": lambda: entropy_loss(share),
             "mutual_information": lambda: mutual_information_loss(share),
-            "mole_balance": lambda: mole_balance_loss(share),
         }
         return {name: term() for name, term in terms.items() if getattr(self, name)}
 
@@ -153,10 +162,13 @@ class GateModule(L.LightningModule):
         seen, logits = self._seen(batch)
         scores, choice = _joined([_counted(scores, batch) for scores in seen])
         terms = self.losses.of_decisions(scores, choice)
+        places = [place for scores in seen for place in _places(scores)]
+        of_places = [self.losses.of_place(_counted(place, batch)[0]) for place in places]
+        terms |= {name: torch.stack([found[name] for found in of_places]).mean() for name in of_places[0]}
         if self.losses.localised_balance:
             own = F.one_hot(batch.choice, self.gate.shape.num_choices)[:, 1:].bool()
-            places = [_importance(place, batch) for scores in seen for place in _places(scores)]
-            found = [localised_balance_loss(importance, own, self.losses.localised_delta) for importance in places]
+            delta = self.losses.localised_delta
+            found = [localised_balance_loss(_importance(place, batch), own, delta) for place in places]
             terms["localised_balance"] = torch.stack(found).mean()
         speaks = batch.speaks[:, None].expand(batch.rows.answer.shape)[batch.rows.answer]
         if self.losses.language_model and logits is not None and speaks.any():

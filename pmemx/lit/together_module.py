@@ -31,9 +31,8 @@ class TogetherModule(L.LightningModule):
 
     The terms of the gate are those of GateLosses, taken at every place of decision over the experts that are there, and
     averaged over the places where more than one is. localised_balance is LoRAMoE's (arXiv:2312.09979): experts fall into
-    two halves, rows into two types. Like the authors' code, and unlike the paper's variance over mean, it is the squared
-    coefficient of variation of importance * (1 + delta where half and type agree, 1 - delta elsewhere), over all rows and
-    experts. factors must be those of the bank that is attached.
+    two halves, rows into two types, and a half is of the type that it agrees with. factors must be those of the bank that is
+    attached.
 
     knows: by choice of a row, whether it asks for knowledge, which is the first half's.
     """
@@ -109,6 +108,7 @@ class TogetherModule(L.LightningModule):
             )
         decisions = scores[heard]
         terms = self.losses.of_decisions(decisions, torch.zeros_like(decisions[:, 0], dtype=torch.long))
+        terms |= self.losses.of_place(decisions)
         if self.losses.localised_balance:
             importance = shares(scores).masked_fill(~heard[..., None], 0).sum(dim=1)[:, int(there[0]) :]
             knows = torch.tensor(self._knows, device=importance.device)[batch.choice]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -21,12 +21,15 @@ from pmemx.metric.sample import (
     figure,
     gap_of,
     joined_domains,
+    over_parts,
     parts_of,
     rates,
     score_stratum,
 )
 
-PART = "part/"
+BEST_PART = "part/best"
+On = Literal["experts", "pairs", "general"]
+Measure = Literal["score", "nats", "use"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +40,23 @@ class Claim:
     where none is given; a margin below 0 says "not worse by more than that", which is how "as good as" is tested. needs:
     what the claim speaks of besides and answers cannot show; such a claim can be refuted by its comparisons, and not be
     confirmed.
-    domains: what it speaks of: domains with an expert, those that take a pair of experts, where "part/1" and "part/2" are
-    either expert alone, or general text. measure: the study's score; nats per token, saved; or use, the entropy in nats of
-    the experts' shares of all weight that a gate gives to experts, which is how evenly it uses them.
+    domains: what it speaks of: domains with an expert, those that take a pair of experts, where "part/best" is whichever
+    of the two alone is better there, or general text. measure: the study's score; nats per token, saved; or use, the
+    entropy in nats of the experts' shares of all weight that a gate gives to experts, over its sites together, which is
+    how evenly it uses them.
     """
 
     statement: str
     source: str
     comparisons: Sequence[Sequence[str | float]] = ()
     needs: str = ""
-    domains: Literal["experts", "pairs", "general"] = "experts"
-    measure: Literal["score", "nats", "use"] = "score"
+    domains: On = "experts"
+    measure: Measure = "score"
 
     def __post_init__(self) -> None:
+        for name, value, known in (("domains", self.domains, On), ("measure", self.measure, Measure)):
+            if value not in get_args(known):
+                raise ConfigError(f"{name} = {value!r} of the claim {self.statement!r} is none of {get_args(known)}")
         if self.measure == "use" and self.domains != "experts":
             raise ConfigError(
                 f"the claim {self.statement!r} compares use on {self.domains}, where gates ought not to be even; "
@@ -59,13 +66,9 @@ class Claim:
             raise ConfigError(f"the claim {self.statement!r} has neither comparisons nor needs; give one of them")
         for comparison in self.comparisons:
             names = [part for part in comparison[:2] if isinstance(part, str)]
-            if self.domains != "pairs" and any(name.startswith(PART) for name in names):
+            if self.domains != "pairs" and BEST_PART in names:
                 raise ConfigError(
                     f"{list(comparison)} names a part of a pair, but the claim {self.statement!r} is on {self.domains}; set domains: pairs"
-                )
-            if wrong := [name for name in names if name.startswith(PART) and name.removeprefix(PART) not in ("1", "2")]:
-                raise ConfigError(
-                    f"{wrong[0]} in the claim {self.statement!r} is no part of a pair; give part/1 or part/2"
                 )
             if len(names) != 2 or len(comparison) > 3 or any(isinstance(part, str) for part in comparison[2:]):
                 raise ConfigError(
@@ -118,7 +121,8 @@ class Claims(Judge):
             elif found.low is None or found.high is None:
                 missing[f"{higher} − {lower} has no interval"] = None
             else:
-                words = f"{higher} − {lower} {_number(found.value)} [{_number(found.low)}, {_number(found.high)}]"
+                unit = "" if claim.measure == "score" else " nats"
+                words = f"{higher} − {lower} {_number(found.value)} [{_number(found.low)}, {_number(found.high)}]{unit}"
                 limit = _number(margin) if margin else "0"
                 if found.low > margin:
                     shown.append(words)
@@ -131,21 +135,23 @@ class Claims(Judge):
 
     def _difference(self, evidence: Evidence, claim: Claim, higher: str, lower: str) -> Figure | None:
         domains = self._domains(evidence, claim)
-        methods = [[_named(method, facts, evidence) for method in (higher, lower)] for facts in domains]
         if claim.measure == "use":
-            seen = [_decisions(evidence, gates, facts.name) for facts, gates in zip(domains, methods, strict=True)]
+            seen = _decisions(evidence, (higher, lower), domains)
             if not seen or not all(seen):
                 return None
             top = math.log(len(evidence.experts))
-            return figure([*map(_use, seen)], sum(map(len, seen)), _evener, bounds=(-top, top), seed=self.seed)
-        said = [aligned(evidence, names, facts.name) for facts, names in zip(domains, methods, strict=True)]
+            n, evener = sum(map(len, seen)), over_parts(domains, _evener)
+            return figure([*map(_use, seen)], n, evener, bounds=(-top, top), seed=self.seed)
+        sides = [(_named(higher, facts, evidence), _named(lower, facts, evidence)) for facts in domains]
+        said = [aligned(evidence, [*a, *b], facts.name) for facts, (a, b) in zip(domains, sides, strict=True)]
         if not said or not all(said):
             return None
         score: Score = "loss" if claim.measure == "nats" else self.score
         sign = 1.0 if score == "exact" else -1.0
 
         def gain(sums: Sums) -> np.ndarray:
-            return sign * np.mean([scores[0] - scores[1] for scores in map(rates, sums)], axis=0)
+            scores = [np.split(sign * rates(stratum), [len(a)]) for stratum, (a, _) in zip(sums, sides, strict=True)]
+            return np.mean([better.max(axis=0) - worse.max(axis=0) for better, worse in scores], axis=0)
 
         strata = [score_stratum(rows, score) for rows in said]
         return figure(strata, sum(map(len, said)), gain, bounds=gap_of(score), seed=self.seed)
@@ -160,7 +166,11 @@ class Claims(Judge):
         domains = self._domains(evidence, claim)
         if not domains:
             return [
-                {"pairs": "no domain takes two experts", "general": f"there is no domain {self.general}"}[claim.domains]
+                {
+                    "experts": "no domain has an expert of the bank",
+                    "pairs": "no domain takes two experts",
+                    "general": f"there is no domain {self.general}",
+                }[claim.domains]
             ]
         deciding = {decision.gate for decision in evidence.decisions}
         absent = [
@@ -169,25 +179,27 @@ class Claims(Judge):
             if not (
                 method in deciding
                 if claim.measure == "use"
-                else all(evidence.rows(_named(method, facts, evidence), facts.name) for facts in domains)
+                else all(evidence.rows(one, f.name) for f in domains for one in _named(method, f, evidence))
             )
         ]
         return [f"{method} was not measured" for method in absent] or [f"{higher} and {lower} share no question"]
 
 
-def _named(method: str, facts: DomainFacts, evidence: Evidence) -> str:
-    """ "part/1" of law+engineering is the expert law alone."""
-    if not method.startswith(PART):
-        return method
-    return f"{EXPERT}{parts_of(facts, evidence)[int(method.removeprefix(PART)) - 1]}"
+def _named(method: str, facts: DomainFacts, evidence: Evidence) -> list[str]:
+    """The methods of which the best one on a domain is meant."""
+    return [f"{EXPERT}{part}" for part in parts_of(facts, evidence)] if method == BEST_PART else [method]
 
 
-def _decisions(evidence: Evidence, gates: Sequence[str], domain: str) -> list[tuple[Decision, ...]]:
-    """The decisions of the gates on every held-out prompt that all of them saw."""
-    by_id = [
-        {d.id: d for d in evidence.decisions if (d.gate, d.domain, d.split) == (gate, domain, "test")} for gate in gates
-    ]
-    return [tuple(found[id] for found in by_id) for id in sorted(set(by_id[0]).intersection(*by_id[1:]))]
+def _decisions(
+    evidence: Evidence, gates: Sequence[str], domains: Sequence[DomainFacts]
+) -> list[list[tuple[Decision, ...]]]:
+    """By domain: the decisions of the gates on every held-out prompt that all of them saw."""
+    seen: dict[tuple[str, str], dict[str, Decision]] = {}
+    for decision in evidence.decisions:
+        if decision.split == "test" and decision.gate in gates:
+            seen.setdefault((decision.gate, decision.domain), {})[decision.id] = decision
+    found = [[seen.get((gate, facts.name), {}) for gate in gates] for facts in domains]
+    return [[tuple(by_id[id] for by_id in of) for id in sorted(set(of[0]).intersection(*of[1:]))] for of in found]
 
 
 def _use(rows: Sequence[tuple[Decision, ...]]) -> Stratum:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmemx.core.evidence import Decision, Evidence
+from pmemx.core.evidence import Decision, DomainFacts, Evidence
 from pmemx.core.metric import Figure, Metric
 from pmemx.core.statistics import Sums, cluster_sums
-from pmemx.metric.sample import ALL, entropy, expert_domains, figure, joined_domains
+from pmemx.metric.sample import ALL, entropy, expert_domains, figure, over_parts, takes_experts
 
 NONE = "no_expert"
 
@@ -19,12 +19,12 @@ class Routing(Metric):
     """From the decisions of each gate; the choice of a prompt is its greatest weight. Names start with `routing/<gate>/`.
 
     `accuracy/<domain>/<split>`: share of prompts sent to the domain's expert, or to no expert where the domain has none
-    (general text, unknown entities); floor 1/choices. A domain that takes several experts has no one right choice, see
-    Pairs. `confusion/<domain>/<choice>`: share of held-out prompts sent to each
-    choice, "no_expert" included. Domain `all_domains` averages the domains with an expert. `utilisation/<choice>`: mean
-    weight over the held-out prompts of those domains, each counting once. `entropy/mean_use` = H(mean weight) and
-    `entropy/per_prompt` = mean H(weight), in nats; `mutual_information` is their difference, how much of the choice the
-    prompt decides. floor 0 and ceiling log(choices) are the range of the three, not a teacher.
+    (general text, unknown entities); floor 1/choices. A domain whose prompts take several experts has no one right choice,
+    see Pairs. `confusion/<domain>/<choice>`: share of held-out prompts sent to each choice, "no_expert" included. Domain
+    `all_domains` averages the domains with an expert. `utilisation/<choice>`: mean weight over the held-out prompts of
+    those domains, each counting once. `entropy/mean_use` = H(mean weight) and `entropy/per_prompt` = mean H(weight), in
+    nats; `mutual_information` is their difference, how much of the choice the prompt decides. floor 0 and ceiling
+    log(choices) are the range of the three, not a teacher. Of pooled runs the three are taken one by one, and averaged.
     confusion: whether to measure where prompts of each domain go, which is most of the work.
     """
 
@@ -33,15 +33,15 @@ class Routing(Metric):
 
     def __call__(self, evidence: Evidence) -> dict[str, Figure]:
         choices = (NONE, *evidence.experts)
-        several = {facts.name for facts in joined_domains(evidence)}
         right = {
-            facts.name: None if facts.name in several else _choice_of(facts.expert, evidence.experts)
+            facts.name: None if takes_experts(facts, evidence) else _choice_of(facts.expert, evidence.experts)
             for facts in evidence.domains
         }
         seen: dict[tuple[str, str, str], list[Decision]] = {}
         for decision in evidence.decisions:
             seen.setdefault((decision.gate, decision.domain, decision.split), []).append(decision)
-        own = [facts.name for facts in expert_domains(evidence)]
+        domains = expert_domains(evidence)
+        own = [facts.name for facts in domains]
         figures: dict[str, Figure] = {}
         for gate in dict.fromkeys(decision.gate for decision in evidence.decisions):
             for split in ("train", "test"):
@@ -59,7 +59,7 @@ class Routing(Metric):
                         figures[f"routing/{gate}/confusion/{name}/{choice}"] = self._share([part], hits, None)
             parts = [seen.get((gate, name, "test"), []) for name in own]
             if parts and all(parts):
-                figures |= self._use(f"routing/{gate}", parts, choices)
+                figures |= self._use(f"routing/{gate}", domains, parts, choices)
         return figures
 
     def _share(self, parts: Sequence[list[Decision]], hits: Sequence[list[bool]], floor: float | None) -> Figure:
@@ -69,7 +69,9 @@ class Routing(Metric):
         ]
         return figure(strata, sum(map(len, parts)), bounds=(0.0, 1.0), floor=floor, seed=self.seed)
 
-    def _use(self, prefix: str, parts: Sequence[list[Decision]], choices: Sequence[str]) -> dict[str, Figure]:
+    def _use(
+        self, prefix: str, domains: Sequence[DomainFacts], parts: Sequence[list[Decision]], choices: Sequence[str]
+    ) -> dict[str, Figure]:
         strata = []
         for part in parts:
             weights = list(zip(*(decision.weights for decision in part), strict=True))
@@ -90,7 +92,9 @@ class Routing(Metric):
             f"{prefix}/{name}": figure(strata, n, statistic, bounds=(0.0, 1.0), seed=self.seed)
             for name, statistic in statistics.items()
         } | {
-            f"{prefix}/{name}": figure(strata, n, statistic, bounds=(0.0, top), floor=0.0, ceiling=top, seed=self.seed)
+            f"{prefix}/{name}": figure(
+                strata, n, over_parts(domains, statistic), bounds=(0.0, top), floor=0.0, ceiling=top, seed=self.seed
+            )
             for name, statistic in entropies_of.items()
         }
 

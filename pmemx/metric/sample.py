@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from pmemx.core.domain import joined_parts
+from pmemx.core.domain import JOIN, joined_parts
 from pmemx.core.evidence import Answer, DomainFacts, Evidence, Split
 from pmemx.core.metric import Figure
-from pmemx.core.statistics import Interval, Statistic, Stratum, cluster_sums, estimate, interval, ratio
+from pmemx.core.statistics import Interval, Statistic, Stratum, Sums, cluster_sums, estimate, interval, ratio
 
 Score = Literal["exact", "loss"]
 ALL = "all_domains"
@@ -29,6 +29,11 @@ def parts_of(domain: DomainFacts, evidence: Evidence) -> tuple[str, ...]:
     if domain.expert is None:
         return joined_parts(domain.name, evidence.experts)
     return (domain.expert,) if domain.expert in evidence.experts else ()
+
+
+def takes_experts(domain: DomainFacts, evidence: Evidence) -> bool:
+    """Whether a domain without an expert of its own takes one all the same, since its name joins it with another part."""
+    return domain.expert is None and any(part in evidence.experts for part in domain.name.split(JOIN))
 
 
 def joined_domains(evidence: Evidence) -> list[DomainFacts]:
@@ -108,6 +113,19 @@ def figure(
     low, high = interval(strata, statistic, bounds=bounds, seed=seed) or (None, None)
     clusters = sum(stratum.shape[1] for stratum in strata)
     return Figure(estimate(strata, statistic), low, high, n, clusters, floor, ceiling)
+
+
+def over_parts(domains: Sequence[DomainFacts], statistic: Statistic) -> Statistic:
+    """A statistic of one training, of the strata of these domains: taken for every pooled part, and averaged over them."""
+    parts = [facts.part for facts in domains]
+
+    def averaged(sums: Sums) -> np.ndarray:
+        by_part: dict[str, Sums] = {}
+        for part, stratum in zip(parts, sums, strict=True):
+            by_part.setdefault(part, []).append(stratum)
+        return np.mean([statistic(of) for of in by_part.values()], axis=0)
+
+    return averaged
 
 
 def entropy(weights: np.ndarray) -> np.ndarray:

@@ -13,11 +13,9 @@ from pmemx.report.run import label
 from pmemx.report.study_charts import against_cost, forest, frontier
 from pmemx.report.style import standalone
 from pmemx.report.tables import number, percent, table
-from pmemx.report.unseen import unseen_parts
+from pmemx.report.unseen import REFERENCES, unseen_part
 
 OUTCOMES: dict[Outcome, Kind] = {"reproduced": "yes", "not reproduced": "no", "not testable": "open"}
-REFERENCES = ("base", "oracle", "teacher")
-"""What recovery is measured from and to, and what reads the document: no way of composing experts."""
 
 
 def write_study(study: Study, folder: Path) -> Path:
@@ -29,7 +27,8 @@ def write_study(study: Study, folder: Path) -> Path:
     save_pictures([picture for part in paper.parts for picture in part.pictures], folder)
     lines = [f"# {paper.title}", "", paper.subtitle, "", *([f"**{paper.notice}**", ""] if paper.notice else [])]
     lines += [sheet_markdown(_results(study)), "", *(f"- {line}" for line in _columns(study))]
-    for sheet in (sheet for part in unseen_parts(study) for sheet in part.sheets):
+    beyond = unseen_part(study)
+    for sheet in beyond.sheets if beyond is not None else ():
         lines += ["", f"## {sheet.title}", "", sheet_markdown(sheet)]
     write_whole(folder / "table.md", ("\n".join(lines) + "\n").encode())
     path = folder / "index.html"
@@ -61,7 +60,9 @@ def paper_of(study: Study) -> Paper:
         if seeds == 1
         else ""
     )
-    shown = [_setup(study), _table_part(study), *_pictures(study), *unseen_parts(study)]
+    shown = [_setup(study), _table_part(study), *_pictures(study)]
+    if (beyond := unseen_part(study)) is not None:
+        shown.append(beyond)
     parts = [*shown, _claims(study), _limits(study), _provenance(study)]
     title, told = study.title, " · ".join(filter(None, subtitle))
     return Paper(title, told, " ".join(_sentences(study)), tuple(parts), notice, _summary(study))
@@ -256,7 +257,11 @@ def _claims(study: Study) -> Part:
 
     columns = ("claim", "what papers report", "verdict", "why", "source")
     sheet = Sheet("", columns, (("", tuple(map(row, study.verdicts))),), 5, wide=True)
-    unit = "of exact match, 1 being all questions" if study.score == "exact" else "in nats per token saved"
+    unit = (
+        "of exact match, 1 being all questions, or in nats where it says so"
+        if study.score == "exact"
+        else "in nats per token saved"
+    )
     text = (
         f"Each claim is a set of paired differences, {unit}. It is reproduced where the 95 % interval of every one lies above "
         "0, or above the stated margin; not reproduced where one does not; not testable where something is missing."

@@ -51,8 +51,7 @@ class Routed:
         mixing: Mixing,
         dtype: torch.dtype | None,
     ) -> None:
-        self.model, self.bank, self.gate, self.select, self.dtype = model, bank, gate, select, dtype
-        self.mixing: Mixing = mixing
+        self.model, self.bank, self.gate, self.select = model, bank, gate, select
         self.profiles: Mapping[str, Profile] = {}
         self._positional = tuple(inspect.signature(model.forward).parameters)
         self._recomputing = Recomputing(model, self._resuming)

@@ -10,8 +10,8 @@ from pmemx.runtime.running import Pass
 
 
 class PerThread(local):
-    """running: the pass that the thread is in. entered: what that pass has to leave at its end. disabled: passes are of the
-    base alone."""
+    """running: the pass that the thread is in. request, observers: what it asked for its next passes. disabled: passes are
+    of the base alone. entered: what the pass that runs has to leave at its end."""
 
     running: Pass | None = None
     request: Request = Request()

@@ -57,7 +57,7 @@ def needs_training(gate: Gate) -> bool:
 class Learnt:
     """How a gate came to know what it knows. work: digest of all that it learnt from and how. seconds: of wall time.
 
-    experts: digests of the versions that it learnt to choose from, in the order of its choices.
+    experts: digests of the versions that it learnt to choose from, in the order of its choices; empty where nobody noted them.
     """
 
     work: str
@@ -86,26 +86,15 @@ def gate_learnt(folder: Path, name: str) -> Learnt | None:
     """How a gate of this run was learnt; None where it was not, or where nobody noted how."""
     path = folder / f"{name}.json"
     found = json.loads(path.read_text(encoding="utf-8")).get("learnt") if path.exists() else None
-    return Learnt(**found | {"experts": tuple(found["experts"])}) if found and "experts" in found else None
+    return Learnt(**found | {"experts": tuple(found.get("experts", ()))}) if found else None
 
 
-def require_same_experts(folder: Path, name: str, experts: Sequence[str]) -> None:
-    """Raises IncompatibleBlock for a gate of this run that learnt over other versions of its experts than these digests."""
-    learnt = gate_learnt(folder, name)
-    if learnt is None or learnt.experts == tuple(experts):
-        return
-    changed = sum(old != new for old, new in zip(learnt.experts, experts, strict=False))
-    raise IncompatibleBlock(
-        f"gate {name!r} of {folder} was learnt over other versions of {changed} of its {len(learnt.experts)} experts "
-        f"than the {len(experts)} of this run; put train_gate before evaluate in the plan, which learns it again"
-    )
-
-
-def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str) -> Gate:
+def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str, *, versions: Sequence[str] = ()) -> Gate:
     """The gate as trained in this run, or as built where it needs no training.
 
-    Raises ConfigError when it was not trained, IncompatibleBlock when what was trained is another gate, or one for
-    another bank or base.
+    versions: digests of the experts that it is to choose from, in order; empty for any. Raises ConfigError when it was not
+    trained, IncompatibleBlock when what was trained is another gate, or one for another bank or base, or for other
+    versions of the experts.
     """
     gate = factory(shape).eval()
     if not needs_training(gate):
@@ -123,6 +112,13 @@ def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str) -
                 f"gate {name!r} was trained for {fact} {_unlike(trained.get(fact), value)}, "
                 f"but here that is {_unlike(value, trained.get(fact))}; train it again"
             )
+    learnt = gate_learnt(folder, name)
+    if versions and learnt is not None and learnt.experts and learnt.experts != tuple(versions):
+        pairs = zip(shape.experts, learnt.experts, versions, strict=True)
+        raise IncompatibleBlock(
+            f"gate {name!r} was trained over other versions of {', '.join(e for e, old, new in pairs if old != new)}; put "
+            f"train_gate before evaluate in the plan, which trains it again"
+        )
     state = load_file(folder / f"{name}.safetensors")
     for key in gate.example_rows if isinstance(gate, DetectorGate) else ():
         if key in state:

@@ -17,7 +17,7 @@ from pmemx.core.stage import Stage, Workspace
 from pmemx.core.store import Store
 from pmemx.runtime.attach import Routed, attached
 from pmemx.runtime.cost import multiply_adds
-from pmemx.stage.bank import GateFactory, course_digests, gate_learnt, load_bank, load_gate, require_same_experts
+from pmemx.stage.bank import GateFactory, course_digests, gate_learnt, load_bank, load_gate
 from pmemx.stage.composition import Composition, all_compositions
 from pmemx.stage.corpus import Rows
 from pmemx.stage.exam import Exam
@@ -134,12 +134,12 @@ class EvaluateStage(Stage):
         self, workspace: Workspace, exam: Exam, name: str, composition: Composition, experts: list[str]
     ) -> Iterator[_Method]:
         base, gates = exam.base, workspace.folder / "gates"
-        require_same_experts(gates, name, experts)
 
         @contextmanager
         def attach() -> Iterator[Routed]:
             bank = composition.bank(self.store, experts, base) if composition.transforms else exam.bank
-            gate = load_gate(composition.gate, bank.shape(base.model.config.hidden_size), gates, name)
+            shape = bank.shape(base.model.config.hidden_size)
+            gate = load_gate(composition.gate, shape, gates, name, versions=experts)
             with attached(
                 base.model,
                 bank,

@@ -11,8 +11,10 @@ from pmemx.core.canonical import digest
 
 PACKAGES = ("pmemx", "torch", "transformers", "peft", "lightning", "hydra-core", "safetensors", "numpy")
 VOLATILE = ("run_folder", "logger")
-READING = ("study", "growth_study", "export")
-"""Stages that make nothing which another stage reads."""
+NOT_OF_ANSWERS = ("seed", "plan", "summary", "metric", "metrics")
+"""Settings that runs of one study may differ in."""
+REPORTING = ("study", "growth_study", "export")
+"""Stages that answer nothing, by name."""
 
 
 def commit() -> str:
@@ -47,16 +49,22 @@ def settings_digest(settings: Mapping[str, object]) -> str:
 
 
 def experiment_digest(settings: Mapping[str, object]) -> str:
-    """The same without seeds, and without the stages that only read: equal for runs that a study may pool."""
+    """Digest of what a run's answers come from, but for its seeds: equal for runs that a study may pool."""
     stages = settings.get("stage")
-    made = {k: v for k, v in stages.items() if k not in READING} if isinstance(stages, Mapping) else stages
-    return settings_digest(_unseeded({**settings, "stage": made}))
+    answering = {k: v for k, v in stages.items() if k not in REPORTING} if isinstance(stages, Mapping) else stages
+    return settings_digest(
+        {
+            key: _of_answers(value)
+            for key, value in {**settings, "stage": answering}.items()
+            if key not in NOT_OF_ANSWERS
+        }
+    )
 
 
-def _unseeded(node: Mapping[str, object]) -> dict[str, object]:
-    return {
-        key: _unseeded(value) if isinstance(value, Mapping) else value for key, value in node.items() if key != "seed"
-    }
+def _of_answers(node: object) -> object:
+    if isinstance(node, Mapping):
+        return {key: _of_answers(value) for key, value in node.items() if key not in NOT_OF_ANSWERS}
+    return [_of_answers(item) for item in node] if isinstance(node, list | tuple) else node
 
 
 def seeds(settings: Mapping[str, object]) -> dict[str, int]:

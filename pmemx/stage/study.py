@@ -162,13 +162,14 @@ def _record(run: Path) -> RunRecord:
 
 
 def _unlike(records: Mapping[str, RunRecord]) -> list[str]:
-    """A sentence for the page where seeds were not run with the same settings."""
-    first, *others = records
-    unlike = [s for s in others if records[s].experiment_digest != records[first].experiment_digest]
+    """A sentence for the page where seeds were not run with the same settings; records that do not say are taken at trust."""
+    known = {seed: record.experiment_digest for seed, record in records.items() if record.experiment_digest}
+    unlike = [seed for seed, found in known.items() if found != next(iter(known.values()))]
     if not unlike:
         return []
     return [
-        f"{' and '.join(unlike)} ran with other settings than {first}, beyond the seed: look at what differs in their records."
+        f"{' and '.join(unlike)} ran with other settings than {next(iter(known))}, beyond the seed: compare the file "
+        ".hydra/config.yaml of their folders."
     ]
 
 

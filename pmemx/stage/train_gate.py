@@ -144,8 +144,14 @@ class _Learning:
     def sources(self) -> list[Source]:
         """Rows by domain, general text, and prompts that nobody can answer."""
         stage = self.stage
-        kinds = {"per_domain": stage.per_domain, "general": stage.general, "unknown": stage.unknown}
-        return mixture_of(self.corpus, self.base, self.bank.names, **kinds)
+        return mixture_of(
+            self.corpus,
+            self.base,
+            self.bank.names,
+            per_domain=stage.per_domain,
+            general=stage.general,
+            unknown=stage.unknown,
+        )
 
     def run(self) -> Learnt:
         """Learn, in the way that the gate's kind asks for."""

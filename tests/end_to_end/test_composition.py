@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[2]
 COMMAND = ("run", "experiments=composition/bundled", "scale=smoke", "hydra.sweeper.params.seed='0'")
 
 
-def pmemx(folder: Path, *arguments: str) -> str:
+def pmemx(folder: Path, *arguments: str, fails: bool = False) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pmemx.cli", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr if fails else done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +67,15 @@ def test_a_second_run_repeats_no_cell_and_no_training(folder):
     assert "Train gate" not in out and "Show gate" not in out
     assert {path: path.stat().st_mtime_ns for path in made} == before
     assert (folder / "outputs/composition/bundled/seed0/evidence.jsonl").read_bytes() == evidence
+
+
+def test_a_gate_that_was_learnt_over_other_experts_is_refused(folder):
+    path = folder / "outputs/composition/bundled/seed0/gates/sequence.json"
+    before = path.read_text()
+    card = json.loads(before)
+    assert len(card["learnt"]["experts"]) == 5
+    card["learnt"] |= {"work": "another", "experts": [*card["learnt"]["experts"][1:], "0" * 64]}
+    path.write_text(json.dumps(card))
+    said = pmemx(folder, *COMMAND, "plan=[evaluate]", "stage.evaluate.costs=false", fails=True)
+    path.write_text(before)
+    assert "gate 'sequence' was trained over other versions" in said and "put train_gate before evaluate" in said

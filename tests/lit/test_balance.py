@@ -147,6 +147,18 @@ def test_mole_balance_is_taken_over_the_decisions_of_a_batch(llama, bank):
     assert float(logged["train/loss"]) == pytest.approx(0.5 * expected.item(), rel=1e-6)
 
 
+def test_balance_is_taken_at_every_site_so_that_sites_collapsed_apart_are_not_balanced(llama, bank):
+    gate = LinearGate(bank.shape(WIDTH))
+    for number, head in enumerate(gate.parameters()):
+        head.data.zero_()
+        if head.dim() == 1:
+            head.data[1 + number % EXPERTS] = 20.0  # every site sure of an expert of its own
+    logged, seen = step(llama, bank, gate, batch_of([1, 5, 0]), GateLosses(**NONE, balance=1.0))
+    chosen = {int(scores[:, 0].argmax(dim=-1)[0]) for scores in seen}
+    assert len(chosen) == len(seen) > 1
+    assert float(logged["train/balance"]) == pytest.approx(EXPERTS + 1, rel=1e-4)
+
+
 @pytest.mark.parametrize("granularity", ["token", "prompt"])
 @pytest.mark.parametrize(("kind", "settings"), [(LinearGate, {}), (XLoraGate, {"layerwise": True, "layer": 0})])
 def test_localised_balance_is_the_mean_over_sites_of_what_rows_give_each_expert(

@@ -123,7 +123,8 @@ def test_every_loss_with_a_weight_is_there_and_no_other():
     }
     for name, value in expected.items():
         none = dict.fromkeys(["language_model", *expected], 0.0)
-        found = GateLosses(**none | {name: 0.5}, balance_k=2).of_decisions(scores, choice)
+        losses = GateLosses(**none | {name: 0.5}, balance_k=2)
+        found = losses.of_decisions(scores, choice) | losses.of_place(scores)
         assert found.keys() == {name} and found[name].item() == pytest.approx(value.item())
 
 

@@ -4,10 +4,11 @@ import math
 from pathlib import Path
 
 import pytest
+from jaxtyping import TypeCheckError
 from omegaconf import OmegaConf
 
 from pmemx.core.errors import ConfigError
-from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence
+from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence, pooled
 from pmemx.metric.claims import Claim, Claims
 from pmemx.metric.comparison import Comparison
 from pmemx.stage.build import build
@@ -139,16 +140,35 @@ def joined(rates: dict[str, float]) -> Evidence:
     return Evidence((*FACTS, *(DomainFacts(name, 0.0, "c", None) for name in names)), ("law", "tax"), tuple(rows))
 
 
-def test_on_pairs_a_part_is_the_expert_alone():
+def test_on_pairs_the_best_part_is_the_better_expert_alone():
     found = joined({"soups": 0.6, "expert/law": 0.2, "expert/tax": 0.4})
-    claims = judge(("soups", "part/1"), ("soups", "part/2"), domains="pairs", measure="nats")
-    figures = claims(found)
-    assert figures["claim/C/soups/part/1"].value == pytest.approx(0.4 * 1.5 / 2, abs=1e-12)
-    assert figures["claim/C/soups/part/2"].value == pytest.approx(0.2 * 1.5 / 2, abs=1e-12)
-    assert figures["claim/C/soups/part/1"].n == 80  # of law+moss, no figure: moss is no expert
-    assert verdict(claims, found)[0] == "reproduced"
-    assert verdict(claims, joined({"soups": 0.6, "expert/law": 0.2}))[1] == "part/2 was not measured"
+    claims = judge(("soups", "part/best"), domains="pairs", measure="nats")
+    figure = claims(found)["claim/C/soups/part/best"]
+    assert figure.value == pytest.approx(0.2 * 1.5 / 2, abs=1e-12)
+    assert figure.n == 80  # of law+moss, no figure: moss is no expert
+    outcome, why = verdict(claims, found)
+    assert outcome == "reproduced" and why.endswith("] nats")
+    assert verdict(claims, joined({"soups": 0.6, "expert/law": 0.2}))[1] == "part/best was not measured"
     assert verdict(claims, evidence(RATES)) == ("not testable", "no domain takes two experts")
+
+
+def test_the_better_expert_alone_may_be_another_one_on_every_pair():
+    """Against either expert alone, on average, the mixture would win; against the better of the two it loses everywhere."""
+    names, nats = (
+        ("law+tax", "tax+moss"),
+        {"soups": (1.5, 1.5), "expert/law": (1.0, 9.0), "expert/tax": (3.0, 3.0), "expert/moss": (9.0, 1.0)},
+    )
+    answers = [
+        Answer(method, name, "test", str(k), str(k), "f", False, said[number] + k / 100, 1, 0)
+        for method, said in nats.items()
+        for number, name in enumerate(names)
+        for k in range(8)
+    ]
+    facts = tuple(DomainFacts(name, 0.0, "c", None) for name in names)
+    found = Evidence(facts, ("law", "tax", "moss"), tuple(answers))
+    claims = judge(("soups", "part/best"), domains="pairs", measure="nats")
+    assert claims(found)["claim/C/soups/part/best"].value == pytest.approx(-0.5)
+    assert verdict(claims, found)[0] != "reproduced"
 
 
 def sent(**weights: tuple[tuple[float, ...], tuple[float, ...]]) -> Evidence:
@@ -181,16 +201,30 @@ def test_use_compares_how_evenly_gates_use_their_experts():
     assert verdict(judge(("balanced", "absent"), measure="use"), found) == ("not testable", "absent was not measured")
 
 
+def test_a_gate_that_collapses_in_every_training_is_not_even_because_trainings_differ():
+    balanced = ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    parts = {f"seed {seed}": sent(balanced=balanced, collapsed=(balanced[seed], balanced[seed])) for seed in range(2)}
+    claims = judge(("balanced", "collapsed"), measure="use")
+    assert claims(pooled(parts))["claim/C/balanced/collapsed"].value == pytest.approx(math.log(2))
+    assert verdict(claims, pooled(parts))[0] == "reproduced"
+
+
+def test_where_no_domain_has_an_expert_nothing_is_testable():
+    foreign = Evidence((DomainFacts("art", 0.0, "k", None),), ("law",), ())
+    assert verdict(judge(("a", "b")), foreign) == ("not testable", "no domain has an expert of the bank")
+
+
 @pytest.mark.parametrize(
     ("comparison", "about", "words"),
     [
-        (("a", "part/1"), {}, "set domains: pairs"),
-        (("a", "part/3"), {"domains": "pairs"}, "give part/1 or part/2"),
+        (("a", "part/best"), {}, "set domains: pairs"),
+        (("a", "b"), {"domains": "pair"}, "'pair'"),
+        (("a", "b"), {"measure": "entropy"}, "entropy"),
         (("a", "b"), {"domains": "general", "measure": "use"}, "leave domains at experts"),
     ],
 )
 def test_claims_that_make_no_sense_are_refused(comparison, about, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises((ConfigError, TypeCheckError), match=words):
         judge(comparison, **about)
 
 
@@ -208,7 +242,7 @@ def test_the_claims_of_the_literature_are_twelve_and_name_methods_of_the_catalog
     assert list(claims.claims) == [f"O{number}" for number in range(1, 13)]
     known = {"base", "oracle", "joint", *(path.stem for path in (conf / "composition").glob("*.yaml"))}
     known |= {f"merge/{path.stem}" for path in (conf / "merge").glob("*.yaml")}
-    known |= {"part/1", "part/2"}
+    known |= {"part/best"}
     known |= {f"merge/task_arithmetic_{scaling}" for scaling in (0.1, 1.0)}
     named = {name for claim in claims.claims.values() for pair in claim.differences for name in pair[:2]}
     assert named <= known

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from pmemx.core.evidence import Decision, DomainFacts, Evidence
+from pmemx.core.evidence import Decision, DomainFacts, Evidence, pooled
 from pmemx.metric.routing import Routing
 from pmemx.metric.sequential import Sequential
 
@@ -92,15 +92,22 @@ def test_a_run_that_never_changes_forgets_nothing(make):
 
 
 def test_a_domain_that_takes_two_experts_has_no_one_right_choice():
-    domains = (
-        DomainFacts("law", 0.0, "k", "law"),
-        DomainFacts("law+tax", 0.0, "c", None),
-        DomainFacts("moss", 0.0, "k", None),
-    )
+    names = {"law": "law", "law+tax": None, "law+moss": None, "moss": None}
+    domains = tuple(DomainFacts(name, 0.0, "k", expert) for name, expert in names.items())
     rows = tuple(Decision("gate", d.name, "test", f"{k}", f"{k}", (1.0, 0.0, 0.0)) for d in domains for k in range(4))
     figures = Routing()(Evidence(domains, ("law", "tax"), (), rows))
-    right = {name: figure.value for name, figure in figures.items() if "/accuracy/" in name}
-    assert right == {
-        f"routing/gate/accuracy/{name}/test": value
-        for name, value in [("law", 0.0), ("moss", 1.0), ("all_domains", 0.0)]
-    }
+    right = {name.split("/")[3]: figure.value for name, figure in figures.items() if "/accuracy/" in name}
+    assert right == {"law": 0.0, "moss": 1.0, "all_domains": 0.0}
+
+
+def test_the_entropy_of_use_is_that_of_every_pooled_run():
+    domains = tuple(DomainFacts(name, 0.0, "k", name) for name in ("law", "tax"))
+
+    def to(chosen: int) -> Evidence:
+        weights = tuple(float(choice == chosen) for choice in range(3))
+        rows = tuple(Decision("gate", d.name, "test", f"{k}", f"{k}", weights) for d in domains for k in range(4))
+        return Evidence(domains, ("law", "tax"), (), rows)
+
+    both = Routing()(pooled({"seed 0": to(1), "seed 1": to(2)}))
+    assert both["routing/gate/entropy/mean_use"].value == pytest.approx(0.0)
+    assert both["routing/gate/utilisation/law"].value == pytest.approx(0.5)

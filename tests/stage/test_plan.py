@@ -141,6 +141,9 @@ def test_the_digest_of_an_experiment_ignores_seeds_and_stages_that_only_read_bes
     base = {"seed": 0, "data": {"seed": 0, "rows": 4}, "stage": {"evaluate": {"seed": 0}, "study": {"limits": ["a"]}}}
     other = {"seed": 1, "data": {"seed": 1, "rows": 4}, "stage": {"evaluate": {"seed": 1}, "study": {"limits": ["b"]}}}
     assert experiment_digest(base) == experiment_digest(other)
+    told = {"plan": ["evaluate"], "summary": {"a": "b"}, "metric": {"pairs": {"seed": 3}}}
+    assert experiment_digest(base) == experiment_digest(base | told)
+    assert experiment_digest(base | {"gates": [{"seed": 0}]}) == experiment_digest(base | {"gates": [{"seed": 1}]})
     assert experiment_digest(base) != experiment_digest(base | {"data": {"seed": 0, "rows": 5}})
     assert experiment_digest(base) != experiment_digest(base | {"stage": {"evaluate": {"seed": 0, "questions": 5}}})
 

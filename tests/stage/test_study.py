@@ -249,7 +249,7 @@ def test_what_lies_beyond_the_experts_has_a_part_of_its_own(tmp_path):
     folder, names = tmp_path / "seed0", ("law", "tax", "moss", "law+tax", "general", "unknown")
     run(folder)
     facts = [DomainFacts(name, 0.0, "k", name if name in ("law", "tax") else None) for name in names]
-    nats = {"base": 3.0, "arrow": 1.0, "expert/law": 2.0, "expert/tax": 2.5}
+    nats = {"base": 3.0, "teacher": 0.5, "arrow": 1.0, "expert/law": 0.8, "expert/tax": 2.5}
     answers = [
         Answer(method, name, "test", str(k), str(k), "f", method == "arrow", said, 1, 0)
         for method, said in nats.items()
@@ -266,12 +266,29 @@ def test_what_lies_beyond_the_experts_has_a_part_of_its_own(tmp_path):
     page, text = ((tmp_path / name).read_text(encoding="utf-8") for name in ("index.html", "table.md"))
     assert "Beyond the experts" in page and "## Sent to no expert" in text
     assert "| arrow | 100\u00a0% | 0\u00a0% | 0\u00a0% |" in text
-    assert "| the better expert alone | 2.000 |" in text and "| **arrow** | **1.000** |" not in text
+    assert (
+        "| the better expert alone | 0.800 |" in text
+        and "| 0.500 |" in text
+        and "| **arrow** | **1.000** |" not in text
+    )
     assert "| arrow | **1.000** |" in text and "| arrow | 0.750 / 0.250 / 0.000 |" in text
 
 
+def test_without_prompts_beyond_the_experts_there_is_no_such_part(tmp_path, three):
+    assert "Beyond the experts" not in (three[0] / "index.html").read_text(encoding="utf-8")
+    folder = tmp_path / "seed0"
+    run(folder)
+    facts = [DomainFacts(name, 0.0, "k", name if name == "law" else None) for name in ("law", "moss", "art", "tea")]
+    answers = [
+        Answer("base", fact.name, "test", str(k), str(k), "f", False, 1.0, 1, 0) for fact in facts for k in range(4)
+    ]
+    Evidence(tuple(facts), ("law",), tuple(answers)).write(folder / "evidence.jsonl")
+    stage(TokenLoss()).run(Workspace(folder))  # no gate decided anything
+    assert "Beyond the experts" not in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
 def test_seeds_that_ran_with_other_settings_are_pooled_and_the_page_says_so(tmp_path):
-    for seed, settings in enumerate(("a", "a", "b")):
+    for seed, settings in enumerate(("a", "", "b")):
         last = run(tmp_path / f"seed{seed}", seed, settings=settings)
     stage(*ALL).run(Workspace(last))
     words = "seed 2 ran with other settings than seed 0, beyond the seed"

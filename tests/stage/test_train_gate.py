@@ -32,7 +32,7 @@ from pmemx.lit.settings import TrainerSettings
 from pmemx.runtime.attach import attached
 from pmemx.select.softmax import Softmax
 from pmemx.select.top_k import TopK
-from pmemx.stage.bank import Learnt, gate_learnt, load_gate, needs_training, require_same_experts, save_gate
+from pmemx.stage.bank import Learnt, gate_learnt, load_gate, needs_training, save_gate
 from pmemx.stage.composition import all_compositions
 from pmemx.stage.corpus import Rows
 from pmemx.stage.gate_learning import prompts_of, show_examples
@@ -67,16 +67,27 @@ class TestFile:
             load_gate(RetrievalGate, SHAPE, tmp_path, "gate").score(pooled, None), gate.score(pooled, None)
         )
 
-    def test_names_the_versions_it_was_learnt_over(self, tmp_path: Path):
+    def test_fits_the_versions_it_was_learnt_over(self, tmp_path: Path):
         learnt = Learnt("work", 1.0, 2.0, 3, ("a", "b"))
         save_gate(LinearGate(SHAPE), tmp_path, "gate", learnt)
         assert gate_learnt(tmp_path, "gate") == learnt
-        require_same_experts(tmp_path, "gate", ["a", "b"])
-        require_same_experts(tmp_path, "another", ["a", "c"])
+        for versions in (["a", "b"], []):
+            load_gate(LinearGate, SHAPE, tmp_path, "gate", versions=versions)
         with pytest.raises(
-            IncompatibleBlock, match=r"gate 'gate' .* other versions of 1 of its 2 experts .* train_gate"
+            IncompatibleBlock, match=r"gate 'gate' was trained over other versions of botany; put train_"
         ):
-            require_same_experts(tmp_path, "gate", ["a", "c"])
+            load_gate(LinearGate, SHAPE, tmp_path, "gate", versions=["a", "c"])
+        # Another gate of that name, which needs no file.
+        assert isinstance(load_gate(ArrowGate, SHAPE, tmp_path, "gate", versions=["a", "c"]), ArrowGate)
+
+    def test_of_a_version_that_noted_no_experts_serves_any(self, tmp_path: Path):
+        save_gate(LinearGate(SHAPE), tmp_path, "gate", Learnt("work", 1.0, 2.0, 3, ()))
+        path = tmp_path / "gate.json"
+        card = json.loads(path.read_text())
+        del card["learnt"]["experts"]
+        path.write_text(json.dumps(card))
+        assert gate_learnt(tmp_path, "gate") == Learnt("work", 1.0, 2.0, 3, ())
+        load_gate(LinearGate, SHAPE, tmp_path, "gate", versions=["a", "c"])
 
     def test_is_not_wanted_of_a_gate_that_needs_no_training(self, tmp_path: Path):
         assert isinstance(load_gate(ArrowGate, SHAPE, tmp_path, "gate"), ArrowGate)
