@@ -24,7 +24,7 @@ class SiteGate(nn.Module, ABC):
     """Scores at a site, token by token, from what the site reads; how they become decisions is an argument.
 
     granularity: every "token" decides anew; tokens vote on the "prefix" so far; those of the "prompt" vote once and the
-    decision is kept; or those of a "turn" vote together with all before it (see core.vote.Granularity). level: each "site"
+    decision is kept; or those of each "turn" vote with all turns before it (see core.vote.Granularity). level: each "site"
     decides for itself; the first site of a "layer" decides for its layer (arXiv:2402.11455); or the scores of all sites are
     summed for the whole "model", which costs a pass of the base model over the same tokens.
     """

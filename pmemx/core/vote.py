@@ -10,7 +10,8 @@ from torch import Tensor
 
 Granularity = Literal["token", "prefix", "prompt", "turn"]
 """Who decides together: every token alone; the tokens up to this one; the tokens of the prompt, once for all that follow;
-or the tokens up to this one, where those of a turn of the user, which is known before it is read, wait for its end."""
+or the turns of the user so far, anew with each: a turn is known before it is read, so all its tokens hear what its last one
+hears, and so does its answer, which is the model's own word and no evidence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,7 @@ class Last(Pool):
 def at_ends_of_turns(
     heard: Float[Tensor, "batch token feature"], prompt: Bool[Tensor, "batch token"]
 ) -> Float[Tensor, "batch token feature"]:
-    """Every token of a turn, a run of prompt tokens, hears what the last of them hears; the others what they heard."""
+    """Every token of a turn, a run of prompt tokens, hears what the last of them hears; the others hear what they heard."""
     places = torch.arange(prompt.shape[1], device=prompt.device).expand(prompt.shape)
     ends = prompt & ~torch.cat([prompt[:, 1:], torch.zeros_like(prompt[:, :1])], dim=1)
     following = torch.where(ends, places, prompt.shape[1]).flip(1).cummin(dim=1).values.flip(1)

@@ -16,16 +16,20 @@ from pmemx.core.gate import DetectorGate
 from pmemx.core.vote import Granularity
 from pmemx.gate.fixed_share import FixedShare
 
+SMOOTHING = 0.1
+"""What is added to every count of naive Bayes: less than one, since most phrases are rare."""
+
 
 class TrackingGate(DetectorGate):
     """A token's evidence for an expert is the sum of that expert's weights for the phrases that end with the token.
 
     Phrases are one to `window` neighbouring tokens, told apart by the signs of `bits` random projections of their embeddings
     and put into `buckets` by hashing, so that a gate needs no vocabulary and a phrase costs a look into a table. The weights
-    of an expert are a logistic regression of its own examples against those of no expert, with penalty `l2` and without a
-    constant: convex, done in a fraction of a second, blind to all other experts. So the evidence is a log-likelihood ratio
-    against no expert, experts compete by it though they never met in training, and one that joins later changes no number of
-    the others.
+    of an expert are a logistic regression of its own examples against those of no expert, without a constant: convex, done
+    in a fraction of a second, blind to all other experts. Its penalty, `l2` over the number of examples of no expert (a prior
+    of fixed strength), draws the weights not to zero but to `likelihood` times those of naive Bayes (after NBSVM, Wang and Manning 2012), which say how much likelier a phrase is in the expert's
+    texts: where telling the expert's examples from no expert's leaves a weight open, it is that of a likelihood, and the
+    evidence of experts that never met in training compares. One that joins later changes no number of the others.
 
     What tokens say becomes a decision by FixedShare (hold, turn, none). Examples of no expert that look like an expert's (the same
     questions about something it does not know) are what teaches a detector to say "none".
@@ -42,7 +46,8 @@ class TrackingGate(DetectorGate):
         window: int = 2,
         bits: int = 24,
         buckets: int = 32768,
-        l2: float = 1e-4,
+        l2: float = 0.02,
+        likelihood: float = 0.1,
         hold: float = 64.0,
         turn: float = 0.9,
         none: float = 0.5,
@@ -56,7 +61,11 @@ class TrackingGate(DetectorGate):
             raise ConfigError(
                 f"gate.l2 = {l2} must be positive: without a penalty the weights of a detector have no bound"
             )
-        self.window, self.reach, self.buckets, self.l2 = window, window - 1, buckets, l2
+        if not likelihood >= 0:
+            raise ConfigError(
+                f"gate.likelihood = {likelihood} must not be negative; 0 draws weights to zero, 1 to naive Bayes"
+            )
+        self.window, self.reach, self.buckets, self.l2, self.likelihood = window, window - 1, buckets, l2, likelihood
         self.pool = FixedShare(hold=hold, turn=turn, none=none)
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("directions", torch.randn(shape.width, bits, generator=generator))
@@ -124,7 +133,8 @@ class TrackingGate(DetectorGate):
         for choice, examples in sorted(self._noted.items()):
             # A serving thread may be in inference mode, in which nothing can be learnt.
             with torch.inference_mode(False):
-                found = _detector(sorted(examples), background, self.buckets, self.l2)
+                centre = self.likelihood * _naive_bayes(examples, background, self.buckets)
+                found = _detector(sorted(examples), background, centre, self.l2 / len(background))
             self.get_buffer("evidence")[choice] = found
             self.get_buffer("learnt")[choice] = True
         self._noted.clear()
@@ -146,31 +156,47 @@ def _hashed(code: Int[Tensor, "*shape"], factor: Int[Tensor, ""]) -> Int[Tensor,
     return (code >> 20) & 0x7FFFFFFFFFF
 
 
+def _naive_bayes(own: list[tuple[int, ...]], others: list[tuple[int, ...]], buckets: int) -> Float[Tensor, " bucket"]:
+    """Log-ratio of a phrase's frequency in both sets, in nats; 0 for one that is in neither, of which nothing is known."""
+    counts = [
+        torch.tensor([b for row in rows for b in row], dtype=torch.long).bincount(minlength=buckets).double()
+        for rows in (own, others)
+    ]
+    smooth = [torch.log((count + SMOOTHING) / (count.sum() + SMOOTHING * buckets)) for count in counts]
+    return torch.where(counts[0] + counts[1] > 0, smooth[0] - smooth[1], 0.0)
+
+
 def _detector(
-    own: list[tuple[int, ...]], others: list[tuple[int, ...]], buckets: int, l2: float
+    own: list[tuple[int, ...]],
+    others: list[tuple[int, ...]],
+    centre: Float[Tensor, " bucket"],
+    l2: float,
 ) -> Float[Tensor, " bucket"]:
-    """Weights of a logistic regression on counts of phrases, both classes of equal weight in all, in double precision."""
+    """Weights of a logistic regression on counts of phrases, both classes of equal weight in all, in double precision.
+
+    centre: the weights that no penalty is asked for; those of phrases that are in no example stay there.
+    """
     rows = [*own, *others]
     number = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row) for row in rows]))
     used, column = torch.tensor([bucket for row in rows for bucket in row]).unique(return_inverse=True)
     truth = torch.tensor([1.0] * len(own) + [0.0] * len(others), dtype=torch.float64)
     share = torch.where(truth > 0, 0.5 / len(own), 0.5 / len(others))
-    weights = torch.zeros(len(used), dtype=torch.float64, requires_grad=True)
+    moved = torch.zeros(len(used), dtype=torch.float64, requires_grad=True)
     # To the optimum: a smaller step in the loss than 1e-9 may still be one of 1e-3 in a weight.
     optimizer = torch.optim.LBFGS(
-        [weights], max_iter=1000, line_search_fn="strong_wolfe", tolerance_grad=1e-9, tolerance_change=1e-14
+        [moved], max_iter=1000, line_search_fn="strong_wolfe", tolerance_grad=1e-9, tolerance_change=1e-14
     )
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        scores = weights.new_zeros(len(rows)).index_add(0, number, weights[column])
+        scores = moved.new_zeros(len(rows)).index_add(0, number, (centre[used] + moved)[column])
         nats = F.binary_cross_entropy_with_logits(scores, truth, reduction="none")
-        total = (share * nats).sum() + l2 * weights.square().sum()
+        total = (share * nats).sum() + l2 * moved.square().sum()
         total.backward()
         return total
 
     with torch.enable_grad():
         optimizer.step(loss)
-    found = torch.zeros(buckets, dtype=torch.float64)
-    found[used] = weights.detach()
+    found = centre.clone()
+    found[used] += moved.detach()
     return found.float()

@@ -126,8 +126,8 @@ class Pass:
             return gate.pool.on_prompt(said, self.prompt)
         before = self.kept.tallies.get(who) if self.continues else None
         turned = gate.granularity == "turn"
-        starts = starts_of_turns(self.prompt) if turned else None
-        heard, self.kept.tallies[who] = gate.pool.on_prefix(said, self.attended, before, starts)
+        inside, starts = (self.prompt, starts_of_turns(self.prompt)) if turned else (self.attended, None)
+        heard, self.kept.tallies[who] = gate.pool.on_prefix(said, inside, before, starts)
         return at_ends_of_turns(heard, self.prompt) if turned else heard
 
     def decide(self, who: str, scores: Float[Tensor, "batch decision *head choice"]) -> None:

@@ -167,6 +167,26 @@ class TestGate:
                     pieces.append(out.logits)
         assert torch.allclose(whole, torch.cat(pieces, dim=1), atol=1e-5)
 
+    def test_a_turn_decides_for_its_answer(self, file, llama):
+        """Turns of four and of two tokens, an answer of three after each."""
+        bank = bank_of()
+        ids = torch.randint(0, 31, (3, 12), generator=torch.Generator().manual_seed(2))
+        prompt = torch.tensor([1, 1, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0]).bool().expand(3, 12)
+        gate, seen = made(file, bank, granularity="turn"), []
+        with (
+            torch.no_grad(),
+            attached(llama, bank, gate=gate, select=Softmax()) as routed,
+            routed.given(prompt=prompt, domain=torch.tensor([0, 1, -1])),
+            routed.observed(seen.append),
+        ):
+            llama(input_ids=ids, use_cache=False)
+        for observation in seen:
+            weights = observation.routing.dense()
+            if weights.shape[1] == 1:
+                continue  # all tokens decide alike
+            for turn in (slice(0, 7), slice(7, 12)):
+                assert torch.equal(weights[:, turn], weights[:, turn][:, :1].expand_as(weights[:, turn]))
+
     def test_permuting_the_experts_permutes_the_scores(self, file):
         gate, order = made(file), [3, 0, 7, 1, 6, 2, 5, 4]
         if list(gate.parameters()):

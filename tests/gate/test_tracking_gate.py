@@ -153,21 +153,25 @@ class TestLearning:
         other.fit()
         assert torch.equal(other.get_buffer("evidence"), gate.get_buffer("evidence"))
 
-    @pytest.mark.parametrize("l2", [1e-2, 1e-4])
-    def test_weights_are_those_of_a_logistic_regression_by_scipy(self, l2):
-        found = taught(l2=l2)
+    @pytest.mark.parametrize(("l2", "likelihood"), [(0.12, 0.0), (0.12, 0.3), (0.0012, 0.1)])
+    def test_weights_are_those_of_a_logistic_regression_by_scipy(self, l2, likelihood):
+        """Drawn to weights of naive Bayes, with a penalty over twelve examples of no expert."""
+        found = taught(l2=l2, likelihood=likelihood)
         own, others = (found.phrases(states(found, texts(name))).flatten(1) for name in ("e2", "none"))
         used = torch.cat([own, others]).unique()
         counts = numpy.stack([(row[:, None] == used).sum(dim=0).double().numpy() for row in [*own, *others]])
         sign = numpy.repeat([1.0, -1.0], 12)
+        of_own, of_others = counts[:12].sum(axis=0), counts[12:].sum(axis=0)
+        ratio = numpy.log((of_own + 0.1) / (of_own.sum() + 0.1 * found.buckets))
+        centre = likelihood * (ratio - numpy.log((of_others + 0.1) / (of_others.sum() + 0.1 * found.buckets)))
 
         def loss(weights):
-            margin = sign * (counts @ weights)
-            value = numpy.logaddexp(0, -margin).mean() + l2 * (weights**2).sum()
+            margin, off = sign * (counts @ weights), weights - centre
+            value = numpy.logaddexp(0, -margin).mean() + l2 / 12 * (off**2).sum()
             pull = -sign / (1 + numpy.exp(margin)) / 24
-            return value, counts.T @ pull + 2 * l2 * weights
+            return value, counts.T @ pull + 2 * l2 / 12 * off
 
-        best = minimize(loss, numpy.zeros(len(used)), jac=True, method="BFGS", options={"gtol": 1e-10, "maxiter": 5000})
+        best = minimize(loss, centre, jac=True, method="BFGS", options={"gtol": 1e-10, "maxiter": 5000})
         weights = found.get_buffer("evidence")[3]
         assert numpy.abs(weights[used].numpy() - best.x).max() < 1e-4
         assert numpy.abs(best.x).max() > 0.1
@@ -176,8 +180,8 @@ class TestLearning:
         assert not weights[unused].any() and not found.get_buffer("evidence")[0].any()
 
     def test_unequal_numbers_of_examples_weigh_alike(self):
-        """Each class has half of the weight: showing all background twice changes nothing."""
-        once, twice = TrackingGate(shape(["e0"])), TrackingGate(shape(["e0"]))
+        """Each class has half of the weight: showing all background twice changes nothing but the strength of the penalty."""
+        once, twice = (TrackingGate(shape(["e0"]), l2=l2, likelihood=0.0) for l2 in (0.02, 0.04))
         for gate, times in ((once, 1), (twice, 2)):
             for _ in range(times):
                 note(gate, texts("none"), 0)
@@ -207,7 +211,7 @@ class TestDecision:
             assert (found.argmax(dim=-1) == choice).float().mean() >= 0.9, name
 
     def test_it_follows_a_text_from_one_expert_to_another(self):
-        gate = taught(hold=16.0)
+        gate = taught(hold=16.0, l2=0.0012)
         first, second = texts("e1", length=20, seed=3), texts("e5", length=20, seed=3)
         found = scores(gate, torch.cat([first, second], dim=1)).argmax(dim=-1)
         assert (found[:, 19] == 2).all() and (found[:, 39] == 6).all()
