@@ -81,16 +81,19 @@ class Routing(Metric):
         def mean(sums: Sums) -> np.ndarray:
             return np.mean([stratum[:-1] / stratum[-1] for stratum in sums], axis=0)
 
-        statistics = {f"utilisation/{choice}": lambda sums, c=c: mean(sums)[c] for c, choice in enumerate(choices)}
+        n, top = sum(map(len, parts)), math.log(len(choices))
+        # A share needs its own column alone: with hundreds of choices the others are most of the work.
+        shares = {
+            f"utilisation/{choice}": [stratum[[column, -1]] for stratum in strata]
+            for column, choice in enumerate(choices)
+        }
         entropies_of = {
             "entropy/mean_use": lambda sums: entropy(mean(sums)[:-1]),
             "entropy/per_prompt": lambda sums: mean(sums)[-1],
             "mutual_information": lambda sums: np.maximum(0.0, entropy(mean(sums)[:-1]) - mean(sums)[-1]),
         }
-        n, top = sum(map(len, parts)), math.log(len(choices))
         return {
-            f"{prefix}/{name}": figure(strata, n, statistic, bounds=(0.0, 1.0), seed=self.seed)
-            for name, statistic in statistics.items()
+            f"{prefix}/{name}": figure(own, n, bounds=(0.0, 1.0), seed=self.seed) for name, own in shares.items()
         } | {
             f"{prefix}/{name}": figure(
                 strata, n, over_parts(domains, statistic), bounds=(0.0, top), floor=0.0, ceiling=top, seed=self.seed
