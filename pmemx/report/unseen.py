@@ -7,7 +7,7 @@ from pmemx.core.metric import Figure
 from pmemx.core.study import StudiedMethod, Study
 from pmemx.report.paper import Cell, Part, Sheet
 from pmemx.report.run import label
-from pmemx.report.tables import number, percent, with_interval
+from pmemx.report.tables import percent, with_interval
 
 REFERENCES = ("base", "oracle", "teacher")
 """What recovery is measured from and to, and what reads the document: no way of composing experts."""
@@ -66,11 +66,15 @@ def _loss_on_pairs(study: Study, pairs: Mapping[str, Sequence[str]]) -> Sheet:
 def _weight_on_pairs(study: Study, pairs: Mapping[str, Sequence[str]]) -> Sheet:
     def said(method: StudiedMethod, domain: str, parts: Sequence[str]) -> str:
         known = [study.figures.get(f"pairs/{method.name}/weight/{domain}/{choice}") for choice in (*parts, "no_expert")]
-        return "–" if None in known else " / ".join(number(figure.value) for figure in known if figure is not None)
+        return "–" if None in known else " / ".join(_weight(figure.value) for figure in known if figure is not None)
 
     rows = [(label(m.name), *(said(m, domain, parts) for domain, parts in pairs.items())) for m in study.methods]
     title = "Two experts at once: mean weight on the first / the second / none"
     return Sheet(title, ("method", *pairs), (("", _measured(rows)),))
+
+
+def _weight(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def _measured(rows: Sequence[tuple[str | Cell, ...]]) -> tuple[tuple[str | Cell, ...], ...]:

@@ -271,7 +271,7 @@ def test_what_lies_beyond_the_experts_has_a_part_of_its_own(tmp_path):
         and "| 0.500 |" in text
         and "| **arrow** | **1.000** |" not in text
     )
-    assert "| arrow | **1.000** |" in text and "| arrow | 0.750 / 0.250 / 0.000 |" in text
+    assert "| arrow | **1.000** |" in text and "| arrow | 0.75 / 0.25 / 0.00 |" in text
 
 
 def test_without_prompts_beyond_the_experts_there_is_no_such_part(tmp_path, three):
