@@ -16,6 +16,11 @@ def joined_parts(name: str, experts: Collection[str]) -> tuple[str, ...]:
     return parts if len(parts) > 1 and all(part in experts for part in parts) else ()
 
 
+def joins_expert(name: str, experts: Collection[str]) -> bool:
+    """Whether a domain's name is an expert's, or joins one with anything else."""
+    return any(part in experts for part in name.split(JOIN))
+
+
 @dataclass(frozen=True)
 class Example:
     """One prompt with its exact answer.

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from pmemx.core.domain import JOIN, joined_parts
+from pmemx.core.domain import joined_parts, joins_expert
 from pmemx.core.evidence import Answer, DomainFacts, Evidence, Split
 from pmemx.core.metric import Figure
 from pmemx.core.statistics import Interval, Statistic, Stratum, Sums, cluster_sums, estimate, interval, ratio
@@ -33,7 +33,7 @@ def parts_of(domain: DomainFacts, evidence: Evidence) -> tuple[str, ...]:
 
 def takes_experts(domain: DomainFacts, evidence: Evidence) -> bool:
     """Whether a domain without an expert of its own takes one all the same, since its name joins it with another part."""
-    return domain.expert is None and any(part in evidence.experts for part in domain.name.split(JOIN))
+    return domain.expert is None and joins_expert(domain.name, evidence.experts)
 
 
 def joined_domains(evidence: Evidence) -> list[DomainFacts]:

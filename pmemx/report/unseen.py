@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from pmemx.core.domain import JOIN, joined_parts
+from pmemx.core.domain import joined_parts, joins_expert
 from pmemx.core.metric import Figure
 from pmemx.core.study import StudiedMethod, Study
 from pmemx.report.paper import Cell, Part, Sheet
@@ -19,7 +19,7 @@ def unseen_part(study: Study) -> Part | None:
     """None where every domain has an expert or stands in the table of all methods, and where nothing was measured."""
     others = study.other_domains
     pairs = {name: parts for name in others if (parts := joined_parts(name, study.experts))}
-    nobody = [name for name in others if not set(name.split(JOIN)) & set(study.experts)]
+    nobody = [name for name in others if not joins_expert(name, study.experts)]
     sheets = [_to_nobody(study, nobody)] if set(nobody) - set(IN_MAIN_TABLE) else []
     text = "Of a prompt that no expert covers the right choice is none of them."
     lines: tuple[str, ...] = ()

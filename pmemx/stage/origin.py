@@ -52,19 +52,17 @@ def experiment_digest(settings: Mapping[str, object]) -> str:
     """Digest of what a run's answers come from, but for its seeds: equal for runs that a study may pool."""
     stages = settings.get("stage")
     answering = {k: v for k, v in stages.items() if k not in REPORTING} if isinstance(stages, Mapping) else stages
-    return settings_digest(
-        {
-            key: _of_answers(value)
-            for key, value in {**settings, "stage": answering}.items()
-            if key not in NOT_OF_ANSWERS
-        }
-    )
+    return settings_digest(_of_answers({**settings, "stage": answering}))
 
 
-def _of_answers(node: object) -> object:
-    if isinstance(node, Mapping):
-        return {key: _of_answers(value) for key, value in node.items() if key not in NOT_OF_ANSWERS}
-    return [_of_answers(item) for item in node] if isinstance(node, list | tuple) else node
+def _of_answers(node: Mapping[str, object]) -> dict[str, object]:
+    return {key: _value_of_answers(value) for key, value in node.items() if key not in NOT_OF_ANSWERS}
+
+
+def _value_of_answers(value: object) -> object:
+    if isinstance(value, Mapping):
+        return _of_answers(value)
+    return [_value_of_answers(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def seeds(settings: Mapping[str, object]) -> dict[str, int]:
