@@ -26,10 +26,11 @@ class TrackingGate(DetectorGate):
     Phrases are one to `window` neighbouring tokens, told apart by the signs of `bits` random projections of their embeddings
     and put into `buckets` by hashing, so that a gate needs no vocabulary and a phrase costs a look into a table. The weights
     of an expert are a logistic regression of its own examples against those of no expert, without a constant: convex, done
-    in a fraction of a second, blind to all other experts. Its penalty, `l2` over the number of examples of no expert (a prior
-    of fixed strength), draws the weights not to zero but to `likelihood` times those of naive Bayes (after NBSVM, Wang and Manning 2012), which say how much likelier a phrase is in the expert's
-    texts: where telling the expert's examples from no expert's leaves a weight open, it is that of a likelihood, and the
-    evidence of experts that never met in training compares. One that joins later changes no number of the others.
+    in a fraction of a second, blind to all other experts. Its penalty, `l2` over the number of examples of no expert (a
+    prior of fixed strength), draws the weights not to zero but to `likelihood` times those of naive Bayes (after NBSVM, Wang
+    and Manning 2012), which say how much likelier a phrase is in the expert's texts: where telling the expert's examples
+    from no expert's leaves a weight open, it is that of a likelihood, and the evidence of experts that never met in training
+    compares. One that joins later changes no number of the others.
 
     What tokens say becomes a decision by FixedShare (hold, turn, none). Examples of no expert that look like an expert's (the same
     questions about something it does not know) are what teaches a detector to say "none".

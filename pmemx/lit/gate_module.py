@@ -76,6 +76,11 @@ class GateLosses:
         """Whether a term reads what the routed model says."""
         return bool(self.language_model or self.prediction_entropy)
 
+    @property
+    def asks_places(self) -> bool:
+        """Whether of_place has a term."""
+        return bool(self.balance or self.importance or self.mutual_information)
+
     def of_decisions(
         self, scores: Float[Tensor, "decision choice"], choice: Int[Tensor, " decision"]
     ) -> dict[str, Float[Tensor, ""]]:
@@ -163,8 +168,9 @@ class GateModule(L.LightningModule):
         scores, choice = _joined([_counted(scores, batch) for scores in seen])
         terms = self.losses.of_decisions(scores, choice)
         places = [place for scores in seen for place in _places(scores)]
-        of_places = [self.losses.of_place(_counted(place, batch)[0]) for place in places]
-        terms |= {name: torch.stack([found[name] for found in of_places]).mean() for name in of_places[0]}
+        if self.losses.asks_places:
+            of_places = [self.losses.of_place(_counted(place, batch)[0]) for place in places]
+            terms |= {name: torch.stack([found[name] for found in of_places]).mean() for name in of_places[0]}
         if self.losses.localised_balance:
             own = F.one_hot(batch.choice, self.gate.shape.num_choices)[:, 1:].bool()
             delta = self.losses.localised_delta

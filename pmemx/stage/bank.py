@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -85,8 +86,7 @@ def save_gate(gate: Gate, folder: Path, name: str, learnt: Learnt | None = None)
 def gate_learnt(folder: Path, name: str) -> Learnt | None:
     """How a gate of this run was learnt; None where it was not, or where nobody noted how."""
     path = folder / f"{name}.json"
-    found = json.loads(path.read_text(encoding="utf-8")).get("learnt") if path.exists() else None
-    return Learnt(**found | {"experts": tuple(found.get("experts", ()))}) if found else None
+    return _learnt_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str, *, versions: Sequence[str] = ()) -> Gate:
@@ -112,7 +112,7 @@ def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str, *
                 f"gate {name!r} was trained for {fact} {_unlike(trained.get(fact), value)}, "
                 f"but here that is {_unlike(value, trained.get(fact))}; train it again"
             )
-    learnt = gate_learnt(folder, name)
+    learnt = _learnt_of(trained)
     if versions and learnt is not None and learnt.experts and learnt.experts != tuple(versions):
         pairs = zip(shape.experts, learnt.experts, versions, strict=True)
         raise IncompatibleBlock(
@@ -145,6 +145,11 @@ def _card(gate: Gate) -> dict[str, object]:
         "width": gate.shape.width,
         "layer": gate.layer if isinstance(gate, ContextGate) else None,
     }
+
+
+def _learnt_of(card: Mapping[str, Any]) -> Learnt | None:
+    found = card.get("learnt")
+    return Learnt(**found | {"experts": tuple(found.get("experts", ()))}) if found else None
 
 
 def _unlike(value: object, other: object) -> object:
