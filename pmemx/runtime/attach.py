@@ -205,8 +205,7 @@ class Routed:
     ) -> Float[Tensor, "batch decision *site choice"]:
         """What a context gate says of these rows. Raises PmemxError for a site gate."""
         gate = self._context_gate()
-        kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
-        running = self._prepare(kwargs)
+        kwargs, running = self._alone(ids, attention)
         heard = self._hearing.heard(gate, running, ids, kwargs)
         with in_float32(heard):
             return gate.score(heard, running.domain)
@@ -216,8 +215,7 @@ class Routed:
     ) -> Float[Tensor, "batch 1 feature"]:
         """What the prompts of these rows say to a context gate as a whole. Raises PmemxError for a site gate."""
         gate = self._context_gate()
-        kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
-        running = self._prepare(kwargs)
+        kwargs, running = self._alone(ids, attention)
         return gate.pool.on_prompt(self._hearing.said(gate, running, ids, kwargs), running.prompt)
 
     def pooled_at_sites(
@@ -227,8 +225,7 @@ class Routed:
         gate = self.gate
         if not isinstance(gate, SiteGate):
             raise PmemxError("only a gate that decides at sites hears what they read")
-        kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
-        running = self._prepare(kwargs)
+        kwargs, running = self._alone(ids, attention)
         found: dict[str, Tensor] = {}
 
         def hear(site: str, x: Tensor) -> None:
@@ -243,8 +240,7 @@ class Routed:
     ) -> tuple[Float[Tensor, "batch seen width"], Bool[Tensor, "batch token"]]:
         """The states that a context gate reads of these rows, its reach included, and which tokens are prompt."""
         gate = self._context_gate()
-        kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
-        running = self._prepare(kwargs)
+        kwargs, running = self._alone(ids, attention)
         return self._hearing.states(gate, running, ids, kwargs), running.prompt
 
     def adopt(self, gate: Gate) -> None:
@@ -263,6 +259,11 @@ class Routed:
                     gate.read_expert(expert, self.bank.factors(name))
             self.gate = gate
             self._defaults = replace(self._defaults, serial=self._defaults.serial + 1)
+
+    def _alone(self, ids: Tensor, attention: Tensor) -> tuple[dict[str, Any], Pass]:
+        """A pass over whole rows that keeps no cache: what it is called with, and what it knows of them."""
+        kwargs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
+        return kwargs, self._prepare(kwargs)
 
     def _context_gate(self) -> ContextGate:
         if not isinstance(self.gate, ContextGate):
