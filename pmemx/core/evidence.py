@@ -1,7 +1,7 @@
 """What an evaluation saw, row by row, so that every figure can be recomputed with its interval."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -60,7 +60,8 @@ class SiteLoad:
 class DomainFacts:
     """What a reader must know beside a score: exact-match rate of guessing, family, and the expert that belongs to the domain.
 
-    part: which of several pooled runs the domain is of; see `pooled`.
+    part: which of several pooled runs the domain is of. asks: the domain whose questions all of these runs ask of the same
+    documents, empty where they do not. See `pooled`.
     """
 
     name: str
@@ -68,6 +69,7 @@ class DomainFacts:
     family: str
     expert: str | None
     part: str = ""
+    asks: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ class Evidence:
     _index: dict[tuple[str, str, str], tuple[Answer, ...]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
+    _asking: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._asking.update({facts.name: facts.asks or facts.name for facts in self.domains})
         grouped: dict[tuple[str, str, str], list[Answer]] = {}
         for answer in self.answers:
             grouped.setdefault((answer.method, answer.domain, answer.split), []).append(answer)
@@ -93,6 +97,10 @@ class Evidence:
     def rows(self, method: str, domain: str, split: Split = "test") -> tuple[Answer, ...]:
         """The answers of one method on one domain and split; empty where none were measured."""
         return self._index.get((method, domain, split), ())
+
+    def cluster(self, row: Answer | Decision) -> str:
+        """Name of what is independent of other questions: a document, in whichever of pooled runs it was asked about."""
+        return f"{self._asking.get(row.domain, row.domain)}/{row.group}"
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -155,9 +163,11 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
     """Several runs of one experiment as strata of one: domain "law" of part "seed 0" becomes "law (seed 0)".
 
     Its expert keeps its name, and ids and groups are told apart by part, so that every metric pairs questions within a
-    part, resamples documents within it, and counts every domain of every part once. A domain without an expert keeps
-    its name, and the parts' rows lie in it side by side: metrics ask for general text by its name, and a site's loads
-    there are averaged over the parts. Methods and gates that a part lacks are left out, since an average over fewer parts
+    part, resamples documents within it, and counts every domain of every part once. Where all parts asked the very same
+    questions (ids and groups are equal, as with tables of real text, which a seed does not draw), groups are not told
+    apart: a document is resampled in all parts together, since more trainings are no more documents. A domain without an
+    expert keeps its name, and the parts' rows lie in it side by side: metrics ask for general text by its name, and a
+    site's loads there are averaged over the parts. Methods and gates that a part lacks are left out, since an average over fewer parts
     is no comparison: what is missing from `methods` was dropped. Growth, a story of one run, is left out. The order of
     the parts is irrelevant.
 
@@ -173,18 +183,22 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
                 f"{name} has the experts {', '.join(part.experts)}, {first} has {', '.join(experts)}; "
                 "pool runs of one experiment, which differ by their seed alone"
             )
+    methods = set.intersection(*(set(part.methods) for part in ordered.values()))
+    gates = set.intersection(*({row.gate for row in part.decisions} for part in ordered.values()))
+    same = _asked_alike(list(ordered.values()), methods, gates)
     facts: dict[str, DomainFacts] = {}
     for part_name, part in ordered.items():
         for domain in part.domains:
+            asks = domain.name if domain.name in same else ""
             there = (
-                domain if domain.expert is None else replace(domain, name=_domain_in(domain, part_name), part=part_name)
+                domain
+                if domain.expert is None
+                else replace(domain, name=_domain_in(domain, part_name), part=part_name, asks=asks)
             )
             if facts.setdefault(there.name, there) != there:
                 raise DataError(
                     f"{part_name} describes the domain {domain.name} unlike {first}; pool equal experiments"
                 )
-    methods = set.intersection(*(set(part.methods) for part in ordered.values()))
-    gates = set.intersection(*({row.gate for row in part.decisions} for part in ordered.values()))
     answers: list[Answer] = []
     decisions: list[Decision] = []
     loads: list[SiteLoad] = []
@@ -193,13 +207,31 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
         for row in part.answers:
             if row.method in methods:
                 moved = domains[row.domain]
-                answers.append(replace(row, domain=moved, id=f"{name}/{row.id}", group=f"{name}/{row.group}"))
+                group = row.group if row.domain in same else f"{name}/{row.group}"
+                answers.append(replace(row, domain=moved, id=f"{name}/{row.id}", group=group))
         for row in part.decisions:
             if row.gate in gates:
                 moved = domains[row.domain]
-                decisions.append(replace(row, domain=moved, id=f"{name}/{row.id}", group=f"{name}/{row.group}"))
+                group = row.group if row.domain in same else f"{name}/{row.group}"
+                decisions.append(replace(row, domain=moved, id=f"{name}/{row.id}", group=group))
         loads += [replace(row, domain=domains[row.domain]) for row in part.loads if row.gate in gates]
     return Evidence(tuple(facts.values()), experts, tuple(answers), tuple(decisions), _averaged(loads))
+
+
+def _asked_alike(parts: Sequence[Evidence], methods: Collection[str], gates: Collection[str]) -> set[str]:
+    """Domains of which all parts, two or more, asked the same questions of the same documents."""
+    asked: list[dict[str, set[tuple[str, str, str]]]] = []
+    for part in parts:
+        by_domain: dict[str, set[tuple[str, str, str]]] = {}
+        asking = (
+            *(row for row in part.answers if row.method in methods),
+            *(row for row in part.decisions if row.gate in gates),
+        )
+        for row in asking:
+            by_domain.setdefault(row.domain, set()).add((row.split, row.id, row.group))
+        asked.append(by_domain)
+    first, *others = asked
+    return {name for name, rows in first.items() if others and all(of.get(name) == rows for of in others)}
 
 
 def _averaged(loads: list[SiteLoad]) -> tuple[SiteLoad, ...]:

@@ -11,12 +11,23 @@ from jaxtyping import Float
 from scipy import stats
 
 Interval = tuple[float, float]
-Stratum = Float[np.ndarray, "_column _cluster"]  # strata differ in both
 Sums = list[Float[np.ndarray, "_column resample"]]
 Statistic = Callable[[Sums], Float[np.ndarray, " resample"]]
 
 
-def cluster_sums(groups: Sequence[str], *columns: Sequence[float]) -> Float[np.ndarray, "column cluster"]:
+@dataclass(frozen=True, eq=False)
+class Stratum:
+    """Sums over the rows of each cluster, and what the clusters are called; strata differ in both dimensions."""
+
+    sums: Float[np.ndarray, "_column _cluster"]
+    clusters: tuple[str, ...]
+
+    def of(self, *columns: int) -> "Stratum":
+        """These columns alone."""
+        return Stratum(self.sums[list(columns)], self.clusters)
+
+
+def cluster_sums(groups: Sequence[str], *columns: Sequence[float]) -> Stratum:
     """Sum of each column over the rows of each group, groups in sorted order.
 
     The sums are correctly rounded, so that the order of rows cannot change a bit of what follows.
@@ -24,8 +35,9 @@ def cluster_sums(groups: Sequence[str], *columns: Sequence[float]) -> Float[np.n
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
         members.setdefault(group, []).append(row)
-    sums = [[math.fsum(column[row] for row in members[group]) for group in sorted(members)] for column in columns]
-    return np.array(sums, dtype=float).reshape(len(columns), len(members))
+    names = sorted(members)
+    sums = [[math.fsum(column[row] for row in members[group]) for group in names] for column in columns]
+    return Stratum(np.array(sums, dtype=float).reshape(len(columns), len(members)), tuple(names))
 
 
 def ratio(sums: Sums) -> Float[np.ndarray, " resample"]:
@@ -35,7 +47,7 @@ def ratio(sums: Sums) -> Float[np.ndarray, " resample"]:
 
 def estimate(strata: Sequence[Stratum], statistic: Statistic = ratio) -> float:
     """The statistic of the whole sample."""
-    return float(statistic([stratum.sum(axis=1, keepdims=True) for stratum in strata])[0])
+    return float(statistic([stratum.sums.sum(axis=1, keepdims=True) for stratum in strata])[0])
 
 
 def interval(
@@ -49,7 +61,8 @@ def interval(
 ) -> Interval | None:
     """Percentile bootstrap interval of a statistic of sums, resampling whole clusters within each stratum.
 
-    All columns of a cluster move together, so differences between methods are paired. Quantiles are widened to
+    All columns of a cluster move together, so differences between methods are paired. Strata of the very same clusters
+    are resampled together: the same documents, read by several trainings, are no new documents. Quantiles are widened to
     the t distribution and by n/(n-1), without which the interval of a few clusters is too short (Hesterberg 2015,
     arXiv:1411.5279, section 5.3).
 
@@ -62,14 +75,16 @@ def interval(
     None where no interval can be given: a stratum with a single cluster, or a resample for which the statistic is
     not finite.
     """
-    sizes = [stratum.shape[1] for stratum in strata]
+    drawn = tuple(dict.fromkeys(stratum.clusters for stratum in strata))
+    sizes = [len(clusters) for clusters in drawn]
     if not sizes or min(sizes) < 2:
         return None
 
     def resampled(*indices: np.ndarray, axis: int) -> np.ndarray:
         # scipy resamples positions of clusters: sums are then exact for any number of columns, paired by position.
+        of = {clusters: np.atleast_2d(rows).T for clusters, rows in zip(drawn, indices, strict=True)}
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = statistic([s[:, np.atleast_2d(i).T].sum(axis=1) for s, i in zip(strata, indices, strict=True)])
+            found = statistic([stratum.sums[:, of[stratum.clusters]].sum(axis=1) for stratum in strata])
         return np.where(np.isfinite(found), found, np.nan)
 
     with warnings.catch_warnings():
@@ -91,6 +106,11 @@ def interval(
         low, high = low - share * max(0.0, low - bounds[0]), high + share * max(0.0, bounds[1] - high)
         return (low, high) if math.isfinite(low) and math.isfinite(high) else None
     return low, high
+
+
+def count_clusters(strata: Sequence[Stratum]) -> int:
+    """Clusters of all strata, those that several of them share counting once."""
+    return sum(map(len, {stratum.clusters for stratum in strata}))
 
 
 @lru_cache(maxsize=4096)
@@ -160,7 +180,7 @@ def paired_difference(
     return Difference(
         estimate([sums]),
         interval([sums], bounds=bounds, seed=seed),
-        sign_flip(sums[0].tolist(), seed=seed),
+        sign_flip(sums.sums[0].tolist(), seed=seed),
         len(groups),
-        sums.shape[1],
+        len(sums.clusters),
     )

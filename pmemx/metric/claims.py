@@ -141,7 +141,7 @@ class Claims(Judge):
                 return None
             top = math.log(len(evidence.experts))
             n, evener = sum(map(len, seen)), over_parts(domains, _evener)
-            return figure([*map(_use, seen)], n, evener, bounds=(-top, top), seed=self.seed)
+            return figure([_use(evidence, rows) for rows in seen], n, evener, bounds=(-top, top), seed=self.seed)
         sides = [(_named(higher, facts, evidence), _named(lower, facts, evidence)) for facts in domains]
         said = [aligned(evidence, [*a, *b], facts.name) for facts, (a, b) in zip(domains, sides, strict=True)]
         if not said or not all(said):
@@ -153,7 +153,7 @@ class Claims(Judge):
             scores = [np.split(sign * rates(stratum), [len(a)]) for stratum, (a, _) in zip(sums, sides, strict=True)]
             return np.mean([better.max(axis=0) - worse.max(axis=0) for better, worse in scores], axis=0)
 
-        strata = [score_stratum(rows, score) for rows in said]
+        strata = [score_stratum(evidence, rows, score) for rows in said]
         return figure(strata, sum(map(len, said)), gain, bounds=gap_of(score), seed=self.seed)
 
     def _domains(self, evidence: Evidence, claim: Claim) -> list[DomainFacts]:
@@ -202,12 +202,12 @@ def _decisions(
     return [[tuple(by_id[id] for by_id in of) for id in sorted(set(of[0]).intersection(*of[1:]))] for of in found]
 
 
-def _use(rows: Sequence[tuple[Decision, ...]]) -> Stratum:
+def _use(evidence: Evidence, rows: Sequence[tuple[Decision, ...]]) -> Stratum:
     """Cluster sums of the first gate's weights of experts, of the second's, and of prompts."""
     weights = [
         column for gate in zip(*rows, strict=True) for column in zip(*(d.weights[1:] for d in gate), strict=True)
     ]
-    return cluster_sums([row[0].group for row in rows], *weights, [1.0] * len(rows))
+    return cluster_sums([evidence.cluster(row[0]) for row in rows], *weights, [1.0] * len(rows))
 
 
 def _evener(sums: Sums) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Comparison: the paired difference of two systems on the same questions, with a permutation test."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from pmemx.core.evidence import Evidence
 from pmemx.core.metric import Figure, Metric
-from pmemx.core.statistics import Sums, sign_flip
+from pmemx.core.statistics import Stratum, Sums, sign_flip
 from pmemx.metric.sample import ALL, Score, aligned, expert_domains, figure, gap_of, rates, score_stratum, systems
 
 
@@ -34,15 +35,25 @@ class Comparison(Metric):
                     parts = [aligned(evidence, [method, reference], domain) for domain in chosen]
                     if not parts or not all(parts):
                         continue
-                    strata = [score_stratum(rows, self.score) for rows in parts]
+                    strata = [score_stratum(evidence, rows, self.score) for rows in parts]
                     name = f"comparison/{self.score}/{method}-{reference}/{label}"
                     n = sum(map(len, parts))
                     figures[name] = figure(strata, n, _difference, bounds=gap_of(self.score), seed=self.seed)
-                    flips = np.concatenate([(s[0] - s[1]) / s[2].sum() for s in strata])
-                    p = sign_flip(flips.tolist(), seed=self.seed)
+                    flips = _by_cluster(strata)
+                    p = sign_flip(flips, seed=self.seed)
                     if p is not None:
                         figures[f"{name}/p"] = Figure(p, n=n, clusters=len(flips))
         return figures
+
+
+def _by_cluster(strata: Sequence[Stratum]) -> list[float]:
+    """What each cluster adds to the difference, over the strata that share it."""
+    shared: dict[str, list[float]] = {}
+    for stratum in strata:
+        first, second, units = stratum.sums
+        for cluster, share in zip(stratum.clusters, (first - second) / units.sum(), strict=True):
+            shared.setdefault(cluster, []).append(float(share))
+    return [math.fsum(shares) for shares in shared.values()]
 
 
 def _difference(sums: Sums) -> np.ndarray:

@@ -33,26 +33,27 @@ class ExactMatch(Metric):
                     part = _part(evidence, method, facts, split)
                     name = f"exact_match/{method}/{facts.name}/{split}"
                     if part[1]:
-                        figures[name] = self._figure([part])
+                        figures[name] = self._figure(evidence, [part])
                     if method in whole or method == f"{EXPERT}{facts.expert}":
-                        figures |= self._forms(name, [part])
+                        figures |= self._forms(evidence, name, [part])
                 parts = [_part(evidence, method, facts, split) for facts in own]
                 name = f"exact_match/{method}/{ALL}/{split}"
                 if parts and all(rows for _, rows, _ in parts):
-                    figures[name] = self._figure(parts)
+                    figures[name] = self._figure(evidence, parts)
                     if method in whole:
-                        figures |= self._forms(name, parts)
+                        figures |= self._forms(evidence, name, parts)
         return figures
 
-    def _forms(self, name: str, parts: list[Part]) -> dict[str, Figure]:
+    def _forms(self, evidence: Evidence, name: str, parts: list[Part]) -> dict[str, Figure]:
         forms = sorted({row.form for _, rows, _ in parts for row in rows if row.form}) if self.by_form else []
         return {
-            f"{name}/form/{form}": self._figure([part for part in _of_form(parts, form) if part[1]]) for form in forms
+            f"{name}/form/{form}": self._figure(evidence, [part for part in _of_form(parts, form) if part[1]])
+            for form in forms
         }
 
-    def _figure(self, parts: list[Part]) -> Figure:
+    def _figure(self, evidence: Evidence, parts: list[Part]) -> Figure:
         return figure(
-            [score_stratum([(row,) for row in rows], "exact") for _, rows, _ in parts],
+            [score_stratum(evidence, [(row,) for row in rows], "exact") for _, rows, _ in parts],
             sum(len(rows) for _, rows, _ in parts),
             bounds=(0.0, 1.0),
             floor=mean_of([facts.chance for facts, _, _ in parts]),

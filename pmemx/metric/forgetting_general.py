@@ -39,13 +39,13 @@ class ForgettingGeneral(Metric):
                 "exact": ([100.0 * r.exact for r in mine], [100.0 * r.exact for r in base], ones, points),
                 "tokens": ([100.0 * r.hits for r in mine], [100.0 * r.hits for r in base], tokens, points),
             }
-            groups = [row.group for row in mine]
+            groups = [evidence.cluster(row) for row in mine]
             for name, (new, old, units, bounds) in columns.items():
                 stratum = cluster_sums(groups, new, old, units)
                 figures[f"forgetting_general/{name}/{method}"] = figure(
                     [stratum], len(rows), _change, bounds=bounds, seed=self.seed
                 )
-            if (divergence := _divergence(mine, self.seed)) is not None:
+            if (divergence := _divergence(evidence, mine, self.seed)) is not None:
                 figures[f"forgetting_general/kl/{method}"] = divergence
         return figures
 
@@ -55,11 +55,11 @@ def _change(sums: Sums) -> np.ndarray:
     return new - old
 
 
-def _divergence(rows: Sequence[Answer], seed: int) -> Figure | None:
+def _divergence(evidence: Evidence, rows: Sequence[Answer], seed: int) -> Figure | None:
     known = [(row, row.kl) for row in rows if row.kl is not None]
     if not known:
         return None
     stratum = cluster_sums(
-        [row.group for row, _ in known], [kl for _, kl in known], [float(row.tokens) for row, _ in known]
+        [evidence.cluster(row) for row, _ in known], [kl for _, kl in known], [float(row.tokens) for row, _ in known]
     )
     return figure([stratum], len(known), bounds=(0.0, math.inf), seed=seed)

@@ -35,12 +35,13 @@ class Pairs(Metric):
         parts_by_domain = {facts.name: parts_of(facts, evidence) for facts in evidence.domains}
         for (gate, domain), decisions in seen.items():
             if parts := parts_by_domain[domain]:
-                figures |= self._figures(f"pairs/{gate}", domain, parts, evidence.experts, decisions)
+                figures |= self._figures(f"pairs/{gate}", domain, parts, evidence, decisions)
         return figures
 
     def _figures(
-        self, prefix: str, domain: str, parts: Sequence[str], experts: Sequence[str], decisions: list[Decision]
+        self, prefix: str, domain: str, parts: Sequence[str], evidence: Evidence, decisions: list[Decision]
     ) -> dict[str, Figure]:
+        experts = evidence.experts
         own = [1 + experts.index(part) for part in parts]
         others = [choice for choice in range(1, 1 + len(experts)) if choice not in own]
         columns = {
@@ -50,10 +51,10 @@ class Pairs(Metric):
         columns[f"weight/{domain}/{OTHERS}"] = [sum(d.weights[choice] for choice in others) for d in decisions]
         columns[f"weight/{domain}/{NONE}"] = [d.weights[0] for d in decisions]
         columns[f"heaviest/{domain}"] = [float(_heaviest(d, own, others)) for d in decisions]
-        return {f"{prefix}/{name}": self._mean(decisions, values) for name, values in columns.items()}
+        return {f"{prefix}/{name}": self._mean(evidence, decisions, values) for name, values in columns.items()}
 
-    def _mean(self, decisions: list[Decision], values: list[float]) -> Figure:
-        stratum = cluster_sums([d.group for d in decisions], values, [1.0] * len(decisions))
+    def _mean(self, evidence: Evidence, decisions: list[Decision], values: list[float]) -> Figure:
+        stratum = cluster_sums([evidence.cluster(d) for d in decisions], values, [1.0] * len(decisions))
         return figure([stratum], len(decisions), bounds=(0.0, 1.0), seed=self.seed)
 
 

@@ -47,13 +47,13 @@ class Recovery(Metric):
         for method, members in candidates.items():
             parts = [aligned(evidence, [*members, "base", "oracle"], domain) for domain in domains]
             for label, chosen in [*zip(domains, ([part] for part in parts), strict=True), (ALL, parts)]:
-                found = self._figure(chosen, method) if chosen and all(chosen) else None
+                found = self._figure(evidence, chosen, method) if chosen and all(chosen) else None
                 if found is not None:
                     figures[f"recovery/{self.score}/{method}/{label}"] = found
         return figures
 
-    def _figure(self, parts: list[Rows], method: str) -> Figure | None:
-        strata = [score_stratum(rows, self.score) for rows in parts]
+    def _figure(self, evidence: Evidence, parts: list[Rows], method: str) -> Figure | None:
+        strata = [score_stratum(evidence, rows, self.score) for rows in parts]
         base, oracle = (estimate(strata, lambda sums, row=row: _mean(sums, row)) for row in (-2, -1))
         if abs(oracle - base) < self.epsilon:
             return None

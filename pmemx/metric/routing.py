@@ -51,32 +51,41 @@ class Routing(Metric):
                     parts = [seen.get((gate, name, split), []) for name in names]
                     if parts and all(parts):
                         hits = [[_chosen(d) == right[d.domain] for d in part] for part in parts]
-                        figures[f"routing/{gate}/accuracy/{label}/{split}"] = self._share(parts, hits, 1 / len(choices))
+                        figures[f"routing/{gate}/accuracy/{label}/{split}"] = self._share(
+                            evidence, parts, hits, 1 / len(choices)
+                        )
             for name in right if self.confusion else ():
                 if part := seen.get((gate, name, "test")):
                     for index, choice in enumerate(choices):
                         hits = [[_chosen(decision) == index for decision in part]]
-                        figures[f"routing/{gate}/confusion/{name}/{choice}"] = self._share([part], hits, None)
+                        figures[f"routing/{gate}/confusion/{name}/{choice}"] = self._share(evidence, [part], hits, None)
             parts = [seen.get((gate, name, "test"), []) for name in own]
             if parts and all(parts):
-                figures |= self._use(f"routing/{gate}", domains, parts, choices)
+                figures |= self._use(evidence, f"routing/{gate}", domains, parts, choices)
         return figures
 
-    def _share(self, parts: Sequence[list[Decision]], hits: Sequence[list[bool]], floor: float | None) -> Figure:
+    def _share(
+        self, evidence: Evidence, parts: Sequence[list[Decision]], hits: Sequence[list[bool]], floor: float | None
+    ) -> Figure:
         strata = [
-            cluster_sums([d.group for d in part], [float(hit) for hit in hit_list], [1.0] * len(part))
+            cluster_sums([evidence.cluster(d) for d in part], [float(hit) for hit in hit_list], [1.0] * len(part))
             for part, hit_list in zip(parts, hits, strict=True)
         ]
         return figure(strata, sum(map(len, parts)), bounds=(0.0, 1.0), floor=floor, seed=self.seed)
 
     def _use(
-        self, prefix: str, domains: Sequence[DomainFacts], parts: Sequence[list[Decision]], choices: Sequence[str]
+        self,
+        evidence: Evidence,
+        prefix: str,
+        domains: Sequence[DomainFacts],
+        parts: Sequence[list[Decision]],
+        choices: Sequence[str],
     ) -> dict[str, Figure]:
         strata = []
         for part in parts:
             weights = list(zip(*(decision.weights for decision in part), strict=True))
             entropies = [entropy(np.array(decision.weights)[:, None]).item() for decision in part]
-            strata.append(cluster_sums([d.group for d in part], *weights, entropies, [1.0] * len(part)))
+            strata.append(cluster_sums([evidence.cluster(d) for d in part], *weights, entropies, [1.0] * len(part)))
 
         def mean(sums: Sums) -> np.ndarray:
             return np.mean([stratum[:-1] / stratum[-1] for stratum in sums], axis=0)
@@ -84,7 +93,7 @@ class Routing(Metric):
         n, top = sum(map(len, parts)), math.log(len(choices))
         # A share needs its own column alone: with hundreds of choices the others are most of the work.
         shares = {
-            f"utilisation/{choice}": [stratum[[column, -1]] for stratum in strata]
+            f"utilisation/{choice}": [stratum.of(column, -1) for stratum in strata]
             for column, choice in enumerate(choices)
         }
         entropies_of = {

@@ -10,7 +10,17 @@ from jaxtyping import Float
 from pmemx.core.domain import joined_parts, joins_expert
 from pmemx.core.evidence import Answer, DomainFacts, Evidence, Split
 from pmemx.core.metric import Figure
-from pmemx.core.statistics import Interval, Statistic, Stratum, Sums, cluster_sums, estimate, interval, ratio
+from pmemx.core.statistics import (
+    Interval,
+    Statistic,
+    Stratum,
+    Sums,
+    cluster_sums,
+    count_clusters,
+    estimate,
+    interval,
+    ratio,
+)
 
 Score = Literal["exact", "loss"]
 ALL = "all_domains"
@@ -88,10 +98,10 @@ def gap_of(score: Score) -> Interval:
     return (-1.0, 1.0) if score == "exact" else (-math.inf, math.inf)
 
 
-def score_stratum(rows: Sequence[tuple[Answer, ...]], score: Score) -> Stratum:
+def score_stratum(evidence: Evidence, rows: Sequence[tuple[Answer, ...]], score: Score) -> Stratum:
     """Cluster sums of every method's score, then of the units."""
     columns = [[amount(answer, score) for answer in method] for method in zip(*rows, strict=True)]
-    return cluster_sums([row[0].group for row in rows], *columns, [units(row[0], score) for row in rows])
+    return cluster_sums([evidence.cluster(row[0]) for row in rows], *columns, [units(row[0], score) for row in rows])
 
 
 def rates(stratum: Float[np.ndarray, "_column resample"]) -> Float[np.ndarray, "_method resample"]:
@@ -111,8 +121,7 @@ def figure(
 ) -> Figure:
     """A statistic of cluster sums as a figure."""
     low, high = interval(strata, statistic, bounds=bounds, seed=seed) or (None, None)
-    clusters = sum(stratum.shape[1] for stratum in strata)
-    return Figure(estimate(strata, statistic), low, high, n, clusters, floor, ceiling)
+    return Figure(estimate(strata, statistic), low, high, n, count_clusters(strata), floor, ceiling)
 
 
 def over_parts(domains: Sequence[DomainFacts], statistic: Statistic) -> Statistic:

@@ -7,7 +7,7 @@ import numpy as np
 
 from pmemx.core.evidence import DomainFacts, Evidence
 from pmemx.core.metric import Figure, Metric
-from pmemx.core.statistics import Statistic, Sums
+from pmemx.core.statistics import Statistic, Stratum, Sums
 from pmemx.metric.sample import Score, aligned, figure, gap_of, mean_of, range_of, rate_of, rates, score_stratum
 
 
@@ -43,12 +43,12 @@ class Sequential(Metric):
         for i, stage in enumerate(stages, 1):
             for facts in domains:
                 if rows := aligned(evidence, [stage], facts.name):
-                    strata = [score_stratum(rows, self.score)]
+                    strata = [score_stratum(evidence, rows, self.score)]
                     figures[f"{prefix}/R/{i}/{facts.name}"] = self._figure(evidence, strata, len(rows), _last, [facts])
         since = [aligned(evidence, stages[j:], facts.name) for j, facts in enumerate(domains)]
         if not all(since):
             return figures
-        strata, sizes = [score_stratum(rows, self.score) for rows in since], [len(rows) for rows in since]
+        strata, sizes = [score_stratum(evidence, rows, self.score) for rows in since], [len(rows) for rows in since]
         for i in range(1, len(stages) + 1):
             figures[f"{prefix}/seen/{i}"] = self._figure(
                 evidence, strata[:i], sum(sizes[:i]), lambda sums, i=i: _after(sums, i), domains[:i]
@@ -67,7 +67,7 @@ class Sequential(Metric):
         return figures
 
     def _figure(
-        self, evidence: Evidence, strata: list[np.ndarray], n: int, statistic: Statistic, domains: list[DomainFacts]
+        self, evidence: Evidence, strata: list[Stratum], n: int, statistic: Statistic, domains: list[DomainFacts]
     ) -> Figure:
         teacher = [rate_of(evidence.rows("teacher", facts.name), self.score) for facts in domains]
         floor = mean_of([facts.chance for facts in domains]) if self.score == "exact" else None

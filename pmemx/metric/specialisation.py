@@ -6,7 +6,7 @@ import numpy as np
 
 from pmemx.core.evidence import DomainFacts, Evidence
 from pmemx.core.metric import Figure, Metric
-from pmemx.core.statistics import Sums
+from pmemx.core.statistics import Stratum, Sums
 from pmemx.metric.sample import (
     EXPERT,
     Score,
@@ -46,7 +46,7 @@ class Specialisation(Metric):
         domains = expert_domains(evidence)
         rows = [aligned(evidence, [*experts, "base"], facts.name) for facts in domains]
         if rows and all(rows):
-            strata = [score_stratum(part, self.score) for part in rows]
+            strata = [score_stratum(evidence, part, self.score) for part in rows]
             figures |= self._summary(evidence, domains, strata, sum(map(len, rows)))
         return figures
 
@@ -55,7 +55,7 @@ class Specialisation(Metric):
         figures = {}
         if rows := aligned(evidence, [EXPERT + expert], facts.name):
             figures[f"{prefix}/matrix/{cell}"] = figure(
-                [score_stratum(rows, self.score)],
+                [score_stratum(evidence, rows, self.score)],
                 len(rows),
                 bounds=range_of(self.score),
                 floor=facts.chance if self.score == "exact" else None,
@@ -64,7 +64,7 @@ class Specialisation(Metric):
             )
         if rows := aligned(evidence, [EXPERT + expert, "base"], facts.name):
             figures[f"{prefix}/gain/{cell}"] = figure(
-                [score_stratum(rows, self.score)],
+                [score_stratum(evidence, rows, self.score)],
                 len(rows),
                 lambda sums: self._gains(sums[0])[0],
                 bounds=gap_of(self.score),
@@ -78,7 +78,7 @@ class Specialisation(Metric):
         return scores[:-1] - scores[-1]
 
     def _summary(
-        self, evidence: Evidence, domains: list[DomainFacts], strata: list[np.ndarray], n: int
+        self, evidence: Evidence, domains: list[DomainFacts], strata: list[Stratum], n: int
     ) -> dict[str, Figure]:
         own = [evidence.experts.index(facts.expert or "") for facts in domains]
         prefix = f"specialisation/{self.score}"

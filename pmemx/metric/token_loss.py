@@ -29,7 +29,7 @@ class TokenLoss(Metric):
                     if not parts or not all(parts):
                         continue
                     figures[f"token_loss/{method}/{label}/{split}"] = figure(
-                        [score_stratum([(row,) for row in rows], "loss") for rows in parts],
+                        [score_stratum(evidence, [(row,) for row in rows], "loss") for rows in parts],
                         sum(len(rows) for rows in parts),
                         bounds=range_of("loss"),
                         ceiling=mean_of(

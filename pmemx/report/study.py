@@ -151,7 +151,8 @@ def _setup(study: Study) -> Part:
     text = (
         "Every method of a seed answers the same held-out questions. Recovery is (method − base) / "
         "(oracle − base), each domain of each seed counting once: 0 is the base model, 100 % is the right expert chosen by "
-        "a label. Intervals are 95 %, from a bootstrap of whole clusters within each domain and seed, paired by question."
+        "a label. Intervals are 95 %, from a bootstrap of whole clusters within each domain and seed, paired by question; "
+        "where all seeds ask the same questions, a document is drawn for all of them together."
     )
     sheet = Sheet("", ("item", "value"), (("", tuple((k, v) for k, v in rows.items() if v)),), 2)
     return Part("setup", "Set-up", text, sheets=(sheet,))

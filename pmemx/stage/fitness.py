@@ -12,7 +12,7 @@ from pmemx.core.block import CapabilityBlock
 from pmemx.core.domain import Corpus, Domain
 from pmemx.core.encoding import encode
 from pmemx.core.metric import Figure
-from pmemx.core.statistics import Interval, Stratum, cluster_sums, estimate, interval
+from pmemx.core.statistics import Interval, Stratum, cluster_sums, count_clusters, estimate, interval
 from pmemx.runtime.attach import Routed, attached
 from pmemx.runtime.score import Scored, score
 
@@ -82,7 +82,7 @@ class Fitness:
 
 
 def _groups(domain: Domain) -> list[str]:
-    return [example.group or example.id for example in domain.test]
+    return [f"{domain.name}/{example.group or example.id}" for example in domain.test]
 
 
 def _change(domain: Domain, before: Sequence[Scored], after: Sequence[Scored]) -> Stratum:
@@ -99,4 +99,4 @@ def _figure(
     floor: float | None = None,
 ) -> Figure:
     low, high = interval(strata, bounds=bounds) or (None, None)
-    return Figure(estimate(strata), low, high, n, sum(stratum.shape[1] for stratum in strata), floor)
+    return Figure(estimate(strata), low, high, n, count_clusters(strata), floor)

@@ -75,7 +75,7 @@ class StudyStage(Stage):
                 experts=evidence.experts,
                 other_domains=tuple(facts.name for facts in evidence.domains if facts.expert is None),
                 questions=len(asked),
-                clusters=len({(row.domain, row.group) for row in asked}),
+                clusters=len({evidence.cluster(row) for row in asked}),
                 methods=self._methods(evidence, figures, records),
                 verdicts=verdicts,
                 figures=figures,

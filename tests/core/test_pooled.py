@@ -21,12 +21,11 @@ FACTS = (
 SKILL = {"base": 0.1, "oracle": 0.95, "gate": 0.7}
 
 
-def part(seed: int, methods: tuple[str, ...] = tuple(SKILL)) -> Evidence:
-    """Six documents of two questions a domain; scores differ by method, domain, document and seed."""
+def part(seed: int, methods: tuple[str, ...] = tuple(SKILL), world: int | None = None) -> Evidence:
+    """Six documents of two questions a domain, drawn anew by every world; scores differ by method, domain, document and seed."""
+    world = seed if world is None else world
     answers = [
-        Answer(
-            method, domain, "test", f"{domain}-{k}", f"{domain}-{k // 2}", "form", exact, 3.0 - 2 * exact + draw, 3, 2
-        )
+        Answer(method, domain, "test", f"{k}", f"{world}-{k // 2}", "form", exact, 3.0 - 2 * exact + draw, 3, 2)
         for method in methods
         for domain in (*OWN, "general")
         for k in range(12)
@@ -34,7 +33,7 @@ def part(seed: int, methods: tuple[str, ...] = tuple(SKILL)) -> Evidence:
         for exact in [draw < SKILL[method]]
     ]
     decisions = [
-        Decision("gate", facts.name, "test", f"{facts.name}-{k}", f"{facts.name}-{k // 2}", weights)
+        Decision("gate", facts.name, "test", f"{k}", f"{world}-{k // 2}", weights)
         for facts in FACTS
         for k in range(12)
         for weights in [tuple(float(choice == (k + seed + len(facts.name)) % 3) for choice in range(3))]
@@ -80,10 +79,52 @@ def test_questions_of_different_seeds_are_never_paired():
     both = pooled({"seed 0": part(0), "seed 1": part(1)})
     assert {row.domain for row in both.rows("gate", "law (seed 0)")} == {"law (seed 0)"}
     assert both.rows("gate", "law") == ()
-    ids = [row.id for row in both.answers if row.method == "gate"]
+    ids = [(row.domain, row.id) for row in both.answers if row.method == "gate"]
     assert len(ids) == len(set(ids)) == 72
     general = both.rows("gate", "general")
     assert len(general) == 24 and len({row.group for row in general}) == 12
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: type(metric).__name__)
+def test_the_same_documents_answered_alike_by_three_trainings_are_no_more_evidence_than_by_one(metric):
+    alone = metric(part(3))
+    found = metric(pooled({f"seed {k}": part(3) for k in range(3)}))
+    for name in alone:
+        if not any(domain in name.split("/") for domain in OWN) or "utilisation" in name:
+            one, three = alone[name], found[name]
+            assert (three.low, three.high, three.clusters) == (
+                pytest.approx(one.low),
+                pytest.approx(one.high),
+                one.clusters,
+            )
+            assert three.value == pytest.approx(one.value) and three.n == 3 * (one.n or 0), name
+
+
+def test_documents_that_every_seed_asks_about_are_resampled_in_all_of_them_together():
+    same = pooled({f"seed {seed}": part(seed, world=0) for seed in range(3)})
+    drawn = pooled({f"seed {seed}": part(seed) for seed in range(3)})
+    by = {
+        key: Recovery(score="loss")(of)["recovery/loss/gate/all_domains"]
+        for key, of in (("same", same), ("drawn", drawn))
+    }
+    assert by["same"].value == pytest.approx(by["drawn"].value)
+    assert (by["same"].clusters, by["drawn"].clusters) == (12, 36)
+    assert same.cluster(same.rows("gate", "law (seed 0)")[0]) == same.cluster(same.rows("gate", "law (seed 2)")[0])
+    laws, taxes = ({same.cluster(row) for row in same.rows("gate", f"{name} (seed 1)")} for name in OWN)
+    assert not laws & taxes  # documents of equal names in two domains are two documents
+
+
+def test_seeds_that_share_some_documents_only_are_told_apart():
+    whole = part(1, world=0)
+    short = replace(
+        whole,
+        answers=tuple(row for row in whole.answers if (row.domain, row.id) != ("law", "0")),
+        decisions=tuple(row for row in whole.decisions if (row.domain, row.id) != ("law", "0")),
+    )
+    both = pooled({"seed 0": part(0), "seed 1": short})
+    assert {facts.name: facts.asks for facts in both.domains if facts.expert} == {
+        "law (seed 0)": "", "tax (seed 0)": "tax", "law (seed 1)": "", "tax (seed 1)": "tax",
+    }  # fmt: skip
 
 
 def test_an_expert_keeps_its_name_and_a_domain_without_one_its_own():

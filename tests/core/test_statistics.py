@@ -5,7 +5,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmemx.core.statistics import cluster_sums, estimate, interval, paired_difference, ratio, sign_flip, wilson
+from pmemx.core.statistics import (
+    Stratum,
+    cluster_sums,
+    count_clusters,
+    estimate,
+    interval,
+    paired_difference,
+    ratio,
+    sign_flip,
+    wilson,
+)
+
+
+def stratum(sums: np.ndarray | list[list[float]], domain: str = "law") -> Stratum:
+    """Sums of clusters that are called after a domain, and so are shared with no other."""
+    columns = np.asarray(sums, dtype=float)
+    return Stratum(columns, tuple(f"{domain}/{k}" for k in range(columns.shape[1])))
+
 
 rows = st.lists(
     st.tuples(st.sampled_from("abcdef"), st.floats(-5, 5), st.floats(-5, 5)),
@@ -49,7 +66,7 @@ def test_the_interval_covers_the_truth_of_clustered_questions(clusters, size):
     covered = 0
     for _ in range(trials):
         right = random.binomial(size, random.beta(3 * truth, 3 * (1 - truth), clusters))
-        low, high = interval([np.stack([right, np.full(clusters, size)]).astype(float)], resamples=400) or (1, 0)
+        low, high = interval([stratum(np.stack([right, np.full(clusters, size)]))], resamples=400) or (1, 0)
         covered += low <= truth <= high
     # 0.95 less three standard errors of 200 trials is 0.90; questions taken as independent reach about 0.8 here.
     assert covered / trials >= 0.90
@@ -65,23 +82,42 @@ def test_ignoring_clusters_would_claim_too_much():
 
 def test_sums_by_cluster_by_hand():
     sums = cluster_sums(["b", "a", "b"], [1.0, 2.0, 3.0], [1.0, 1.0, 1.0])
-    assert sums.tolist() == [[2.0, 4.0], [1.0, 2.0]]
+    assert sums.sums.tolist() == [[2.0, 4.0], [1.0, 2.0]] and sums.clusters == ("a", "b")
+    assert sums.of(1).sums.tolist() == [[1.0, 2.0]]
     assert estimate([sums]) == 2.0
 
 
 def test_each_stratum_counts_once():
-    small, large = np.array([[1.0], [1.0]]), np.array([[0.0] * 9, [1.0] * 9])
+    small, large = stratum([[1.0], [1.0]]), stratum([[0.0] * 9, [1.0] * 9], "tax")
     assert estimate([small, large]) == 0.5
+
+
+def test_strata_of_the_same_clusters_are_resampled_together():
+    """Two trainings that answer alike say as much as one; two that err on different documents say more than one."""
+    first = np.random.default_rng(5).random((2, 30)) + 1.0
+    once, twice = stratum(first), [stratum(first), stratum(first)]
+    assert interval(twice) == pytest.approx(interval([once])) and count_clusters(twice) == 30
+    apart = [stratum(first), stratum(first, "tax")]
+    assert _width(apart) < 0.85 * _width(twice) and count_clusters(apart) == 60
+    opposed = [stratum(np.stack([[0.0, 1.0] * 9, [1.0] * 18])), stratum(np.stack([[1.0, 0.0] * 9, [1.0] * 18]))]
+    assert interval(opposed) == (0.5, 0.5)
+    agreeing = [stratum(np.ones((2, 12))), stratum(np.ones((2, 12)))]
+    assert interval(agreeing, bounds=(0.0, 1.0)) == pytest.approx(wilson(12, 12))
+
+
+def _width(strata: list[Stratum]) -> float:
+    low, high = interval(strata) or (0.0, 0.0)
+    return high - low
 
 
 def test_full_agreement_gives_the_wilson_interval_on_clusters():
     perfect = np.array([[5.0] * 12, [5.0] * 12])
-    assert interval([perfect], bounds=(0.0, 1.0)) == pytest.approx(wilson(12, 12))
-    assert interval([perfect * [[0], [1]]], bounds=(0.0, 1.0)) == pytest.approx(wilson(0, 12))
+    assert interval([stratum(perfect)], bounds=(0.0, 1.0)) == pytest.approx(wilson(12, 12))
+    assert interval([stratum(perfect * [[0], [1]])], bounds=(0.0, 1.0)) == pytest.approx(wilson(0, 12))
 
 
 def test_agreement_without_bounds_is_a_point_and_with_infinite_ones_nothing():
-    even = np.array([[2.0, 2.0], [1.0, 1.0]])
+    even = stratum([[2.0, 2.0], [1.0, 1.0]])
     assert interval([even]) == (2.0, 2.0)
     assert interval([even], bounds=(0.0, math.inf)) is None
 
@@ -89,19 +125,19 @@ def test_agreement_without_bounds_is_a_point_and_with_infinite_ones_nothing():
 def test_a_single_cluster_has_no_interval_and_no_p_value():
     one = paired_difference(["a", "a"], [0.0, 0.0], [1.0, 0.0])
     assert (one.value, one.interval, one.p, one.clusters) == (0.5, None, None, 1)
-    assert interval([np.ones((2, 3)), np.ones((2, 1))]) is None
+    assert interval([stratum(np.ones((2, 3))), stratum(np.ones((2, 1)), "tax")]) is None
 
 
 def test_a_statistic_that_is_not_finite_has_no_interval():
-    assert interval([np.array([[1.0, 1.0], [0.0, 1.0]])]) is None
+    assert interval([stratum([[1.0, 1.0], [0.0, 1.0]])]) is None
 
 
 def test_two_clusters_span_both_of_them():
-    assert interval([np.array([[0.0, 1.0], [1.0, 1.0]])]) == (0.0, 1.0)
+    assert interval([stratum([[0.0, 1.0], [1.0, 1.0]])]) == (0.0, 1.0)
 
 
 def test_the_seed_decides_the_interval():
-    sample = [np.random.default_rng(1).random((2, 9))]
+    sample = [stratum(np.random.default_rng(1).random((2, 9)))]
     assert interval(sample, seed=3) == interval(sample, seed=3)
     assert interval(sample, seed=3) != interval(sample, seed=4)
 
@@ -133,7 +169,7 @@ def test_p_values_are_uniform_where_nothing_differs():
 
 def test_the_percentile_interval_of_many_clusters_approaches_the_normal_one():
     sample = np.random.default_rng(2).random(400)
-    low, high = interval([np.stack([sample, np.ones(400)])], resamples=4000) or (0, 0)
+    low, high = interval([stratum(np.stack([sample, np.ones(400)]))], resamples=4000) or (0, 0)
     half = 1.96 * sample.std() / 20
     assert (low, high) == pytest.approx((sample.mean() - half, sample.mean() + half), abs=0.004)
 

@@ -38,21 +38,29 @@ CLAIMS = {
 }
 
 
-def evidence(seed: int, experts: tuple[str, ...], rates: dict[str, float]) -> Evidence:
-    """Twenty documents of one question a domain; the harder a question, the fewer methods have it right."""
+def evidence(seed: int, experts: tuple[str, ...], rates: dict[str, float], world: int | None = None) -> Evidence:
+    """Twenty documents of one question a domain, drawn by the world; the harder a question, the fewer methods have it right."""
+    world = seed if world is None else world
     facts = [
         *(DomainFacts(e, 0.0, "k", e) for e in experts),
         *(DomainFacts(n, 0.0, n, None) for n in ("general", "unknown")),
     ]
     answers = [
-        Answer(method, domain, "test", str(k), str(k), "f", exact, 0.5 if exact else 2.5, 2, 1)
+        Answer(method, domain, "test", str(k), f"{world}/{k}", "f", exact, 0.5 if exact else 2.5, 2, 1)
         for method, rate in rates.items()
         for domain in (*experts, "general")
         for k in range(20)
         for exact in [(k * 7 + seed) % 20 / 20 < rate]
     ]
     decisions = [
-        Decision("arrow", fact.name, "test", str(k), str(k), tuple(float(c == choice) for c in range(len(experts) + 1)))
+        Decision(
+            "arrow",
+            fact.name,
+            "test",
+            str(k),
+            f"{world}/{k}",
+            tuple(float(c == choice) for c in range(len(experts) + 1)),
+        )
         for fact in facts
         for k in range(20)
         for choice in [experts.index(fact.name) + 1 if fact.expert and k % 4 else 0]
@@ -69,9 +77,10 @@ def run(
     experiment: str = "composition/tiny",
     base: str = "f",
     settings: str = "",
+    world: int | None = None,
 ) -> Path:
     folder.mkdir(parents=True)
-    evidence(seed, experts, rates).write(folder / "evidence.jsonl")
+    evidence(seed, experts, rates, world).write(folder / "evidence.jsonl")
     recovered = {name: (rate - 0.1) / 0.8 for name, rate in rates.items() if name != "base"}
     figures = {
         f"recovery/exact/{name}/all_domains": Figure(r, r - 0.02 * len(experts), r + 0.1)
@@ -285,6 +294,16 @@ def test_without_prompts_beyond_the_experts_there_is_no_such_part(tmp_path, thre
     Evidence(tuple(facts), ("law",), tuple(answers)).write(folder / "evidence.jsonl")
     stage(TokenLoss()).run(Workspace(folder))  # no gate decided anything
     assert "Beyond the experts" not in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_documents_that_every_seed_asks_about_are_counted_once(three, tmp_path):
+    for seed in range(3):
+        last = run(tmp_path / f"seed{seed}", seed, world=0)
+    stage(*ALL).run(Workspace(last))
+    apart, together = method(three[0], "arrow")["recovery"], method(tmp_path, "arrow")["recovery"]
+    assert together["value"] == pytest.approx(apart["value"])
+    assert (study_of(tmp_path)["questions"], study_of(tmp_path)["clusters"], together["clusters"]) == (120, 40, 40)
+    assert "120 held-out questions in 40 independent clusters" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_seeds_that_ran_with_other_settings_are_pooled_and_the_page_says_so(tmp_path):
