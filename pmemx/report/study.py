@@ -160,10 +160,12 @@ def _setup(study: Study) -> Part:
 
 def _columns(study: Study) -> tuple[str, ...]:
     lost = "right answers" if study.score == "exact" else "loss on the domains, lower is better"
+    unknown = (
+        "; unknown → none: share of prompts that nobody can answer sent to no expert" if _asks_unknown(study) else ""
+    )
     return (
         f"recovery: of what the right expert gains over the base, with its 95 % interval; {'exact match' if study.score == 'exact' else 'nats'}: {lost}.",
-        "routed right: share of held-out prompts of the experts' domains whose greatest weight is their expert's; "
-        "unknown → none: share of prompts that nobody can answer sent to no expert.",
+        f"routed right: share of held-out prompts of the experts' domains whose greatest weight is their expert's{unknown}.",
         "general, nats: change of loss on general text against the base, per token; more is worse.",
         "cost: multiply-adds per token, the base's being 1×. trained, seconds: parameters that were trained besides the experts, and wall time "
         "to train them; the range over seeds stands behind a mean where they differ.",
@@ -171,9 +173,15 @@ def _columns(study: Study) -> tuple[str, ...]:
     )
 
 
+def _asks_unknown(study: Study) -> bool:
+    """Whether there are prompts that nobody can answer: tables of real text have none."""
+    return any(method.unknown for method in study.methods)
+
+
 def _results(study: Study) -> Sheet:
     score = "exact match, %" if study.score == "exact" else "nats per token"
-    columns = ("method", "source", "recovery, % [95 %]", score, "routed right, %", "unknown → none, %", "general, nats", "cost", "trained", "seconds")  # fmt: skip
+    unknown = ("unknown → none, %",) if _asks_unknown(study) else ()
+    columns = ("method", "source", "recovery, % [95 %]", score, "routed right, %", *unknown, "general, nats", "cost", "trained", "seconds")  # fmt: skip
     groups = []
     for group, methods in _groups(study).items():
         best = _best(methods)
@@ -192,7 +200,7 @@ def _row(study: Study, method: StudiedMethod, best: bool) -> tuple[str | Cell, .
         Cell(recovery, "best") if best else recovery,
         _percentage(method.score) if study.score == "exact" else number(score),
         _percentage(method.routing),
-        _percentage(method.unknown),
+        *((_percentage(method.unknown),) if _asks_unknown(study) else ()),
         number(method.general.value if method.general else None),
         _cost(method.multiply_adds),
         _count(method.parameters),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,7 +218,7 @@ def test_one_seed_is_said_plainly_and_what_was_not_measured_is_a_dash(tmp_path):
     stage().run(Workspace(run(tmp_path / "seed4", 4)))
     page, table = ((tmp_path / name).read_text(encoding="utf-8") for name in ("index.html", "table.md"))
     assert "One seed only (seed 4)" in page and "One seed only (seed 4)" in table
-    assert "| uniform |  | – | – | – | – | – | – | – | – |" in table
+    assert "| uniform |  | – | – | – | – | – | – | – |" in table
     assert 'id="recovery"' not in page and list((tmp_path / "figures").iterdir()) == []
 
 
@@ -304,6 +305,18 @@ def test_documents_that_every_seed_asks_about_are_counted_once(three, tmp_path):
     assert together["value"] == pytest.approx(apart["value"])
     assert (study_of(tmp_path)["questions"], study_of(tmp_path)["clusters"], together["clusters"]) == (120, 40, 40)
     assert "120 held-out questions in 40 independent clusters" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_table_without_unanswerable_prompts_has_no_column_for_them(three, tmp_path):
+    last = run(tmp_path / "seed0")
+    seen = Evidence.read(last / "evidence.jsonl")
+    known = tuple(facts for facts in seen.domains if facts.name != "unknown")
+    decisions = tuple(row for row in seen.decisions if row.domain != "unknown")
+    replace(seen, domains=known, decisions=decisions).write(last / "evidence.jsonl")
+    stage(*ALL).run(Workspace(last))
+    for folder, said in ((three[0], True), (tmp_path, False)):
+        for page in ("index.html", "table.md"):
+            assert ("unknown → none" in (folder / page).read_text(encoding="utf-8")) == said, (folder, page)
 
 
 def test_seeds_that_ran_with_other_settings_are_pooled_and_the_page_says_so(tmp_path):
