@@ -138,7 +138,8 @@ class BankAndDictionary(RuleBasedStateMachine):
     def untag(self, name: str, tag: str) -> None:
         meant = name if name in self.model else name.removesuffix("@1")  # a reference to a version means its block
         held = self.model.get(meant, Block())
-        if not held.contents or held.state is State.EXPIRED:
+        of_an_earlier_life = meant != name and held.gone > 0
+        if not held.contents or held.state is State.EXPIRED or of_an_earlier_life:
             refused(UnknownBlock, lambda: self.bank.untag(name, tag))
         elif held.state is State.FROZEN:
             refused(IllegalTransition, lambda: self.bank.untag(name, tag))
@@ -278,6 +279,19 @@ def agree(bank: Bank, model: Model, names: Iterable[str]) -> None:
             for number in range(1, held.gone + 1):
                 if f"{name}@{number}" not in model:
                     refused(UnknownBlock, lambda name=name, number=number: bank.find(f"{name}@{number}"))
+
+
+def test_a_version_of_an_earlier_life_names_no_block_to_untag():
+    state = BankAndDictionary()
+    state.begin(count=1)
+    for to, trigger in ((State.ARCHIVED, Trigger.ARCHIVE), (State.EXPIRED, Trigger.EXPIRE)):
+        with state.bank.transaction() as now:
+            changes.move(now, split_namespace("a"), to, trigger)
+        state.model["a"].move(to)
+    state.put("a", 1, None, 1)
+    for name in ("a@1", "a"):
+        state.untag(name, "best")
+    state.teardown()
 
 
 TestBankAndDictionary = BankAndDictionary.TestCase
