@@ -17,12 +17,14 @@ from pmemx.metric.routing import Routing
 
 
 def without(evidence: Evidence, looked_at: Evidence) -> Evidence:
-    """The rows whose document is none of `looked_at`. Raises DataError where that leaves nothing."""
+    """The rows whose document is none of `looked_at`. Raises DataError where that leaves nothing of a domain."""
     known = {(row.domain, row.group) for row in (*looked_at.answers, *looked_at.decisions)}
     answers = tuple(row for row in evidence.answers if (row.domain, row.group) not in known)
     decisions = tuple(row for row in evidence.decisions if (row.domain, row.group) not in known)
-    if not answers or not decisions:
-        raise DataError("every document of a run was looked at; run evaluate with more questions")
+    left = {row.domain for row in answers} & {row.domain for row in decisions}
+    for facts in evidence.domains:
+        if facts.name not in left:
+            raise DataError(f"every document of {facts.name!r} was looked at; run evaluate with more questions")
     return replace(evidence, answers=answers, decisions=decisions)
 
 
@@ -34,6 +36,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     looked_at = Evidence.read(given.looked_at / "evidence.jsonl")
+    if len({run.name for run in given.runs}) < len(given.runs):
+        parser.error(
+            f"two of the runs are called alike: {', '.join(run.name for run in given.runs)}; name them by seed"
+        )
     evidence = pooled({run.name: without(Evidence.read(run / "evidence.jsonl"), looked_at) for run in given.runs})
     figures = Recovery(score="loss")(evidence) | Routing(confusion=False)(evidence) | ForgettingGeneral()(evidence)
     rows = {}
@@ -43,6 +49,11 @@ def main() -> None:
             "routed right": f"routing/{gate}/accuracy/all_domains/test",
             "general text to none": f"routing/{gate}/accuracy/general/test",
             "general text: nats lost": f"forgetting_general/loss/{gate}",
+        }
+        names |= {
+            f"routed right in {facts.name}": f"routing/{gate}/accuracy/{facts.name}/test"
+            for facts in evidence.domains
+            if facts.expert
         }
         rows[gate] = {what: asdict(figures[name]) for what, name in names.items()}
         print(gate, *(f"{what} {figures[name].value:.4f}" for what, name in names.items()), sep="  ")

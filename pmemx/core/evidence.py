@@ -60,8 +60,8 @@ class SiteLoad:
 class DomainFacts:
     """What a reader must know beside a score: exact-match rate of guessing, family, and the expert that belongs to the domain.
 
-    part: which of several pooled runs the domain is of. asks: the domain whose questions all of these runs ask of the same
-    documents, empty where they do not. See `pooled`.
+    part: which of several pooled runs the domain is of. asks: the name that the domain has in each of these runs if all of
+    them asked the same questions, else empty. See `pooled`.
     """
 
     name: str
@@ -162,12 +162,12 @@ class Evidence:
 def pooled(parts: Mapping[str, Evidence]) -> Evidence:
     """Several runs of one experiment as strata of one: domain "law" of part "seed 0" becomes "law (seed 0)".
 
-    Its expert keeps its name, and ids and groups are told apart by part, so that every metric pairs questions within a
-    part, resamples documents within it, and counts every domain of every part once. Where all parts asked the very same
-    questions (ids and groups are equal, as with tables of real text, which a seed does not draw), groups are not told
-    apart: a document is resampled in all parts together, since more trainings are no more documents. A domain without an
-    expert keeps its name, and the parts' rows lie in it side by side: metrics ask for general text by its name, and a
-    site's loads there are averaged over the parts. Methods and gates that a part lacks are left out, since an average over fewer parts
+    Its expert keeps its name, and ids are told apart by part, so that every metric pairs questions within a part and
+    counts every domain of every part once. Where all parts asked the very same questions (ids and groups are equal, as
+    with tables of real text, which a seed does not draw), a group is one document in all parts and resampled in all of
+    them together, since more trainings are no more documents; elsewhere groups are told apart by part too. A domain
+    without an expert keeps its name, and the parts' rows lie in it side by side, a group of one name being one document:
+    metrics ask for general text by its name, and a site's loads there are averaged over the parts. Methods and gates that a part lacks are left out, since an average over fewer parts
     is no comparison: what is missing from `methods` was dropped. Growth, a story of one run, is left out. The order of
     the parts is irrelevant.
 
@@ -186,6 +186,7 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
     methods = set.intersection(*(set(part.methods) for part in ordered.values()))
     gates = set.intersection(*({row.gate for row in part.decisions} for part in ordered.values()))
     same = _asked_alike(list(ordered.values()), methods, gates)
+    one_text = same | {domain.name for part in ordered.values() for domain in part.domains if domain.expert is None}
     facts: dict[str, DomainFacts] = {}
     for part_name, part in ordered.items():
         for domain in part.domains:
@@ -207,12 +208,12 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
         for row in part.answers:
             if row.method in methods:
                 moved = domains[row.domain]
-                group = row.group if row.domain in same else f"{name}/{row.group}"
+                group = row.group if row.domain in one_text else f"{name}/{row.group}"
                 answers.append(replace(row, domain=moved, id=f"{name}/{row.id}", group=group))
         for row in part.decisions:
             if row.gate in gates:
                 moved = domains[row.domain]
-                group = row.group if row.domain in same else f"{name}/{row.group}"
+                group = row.group if row.domain in one_text else f"{name}/{row.group}"
                 decisions.append(replace(row, domain=moved, id=f"{name}/{row.id}", group=group))
         loads += [replace(row, domain=domains[row.domain]) for row in part.loads if row.gate in gates]
     return Evidence(tuple(facts.values()), experts, tuple(answers), tuple(decisions), _averaged(loads))

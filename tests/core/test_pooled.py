@@ -127,6 +127,15 @@ def test_seeds_that_share_some_documents_only_are_told_apart():
     }  # fmt: skip
 
 
+def test_general_text_that_some_seeds_share_is_one_document():
+    """Seeds of the bundled world draw from one list of facts: a fact that two of them ask about is no new fact."""
+    both = pooled({"seed 0": part(0), "seed 1": part(1, world=0), "seed 2": part(2)})
+    assert {facts.asks for facts in both.domains} == {""}
+    assert len({both.cluster(row) for row in both.rows("gate", "general")}) == 12
+    assert ForgettingGeneral()(both)["forgetting_general/loss/gate"].clusters == 12
+    assert len({both.cluster(row) for seed in range(3) for row in both.rows("gate", f"law (seed {seed})")}) == 18
+
+
 def test_an_expert_keeps_its_name_and_a_domain_without_one_its_own():
     both = pooled({"seed 0": part(0), "seed 1": part(1)})
     names = {facts.name: facts.expert for facts in both.domains}
