@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pmemx.core.errors import DataError
 
@@ -159,6 +159,9 @@ class Evidence:
             return tuple(json.loads(file.readline())["experts"])
 
 
+Row = TypeVar("Row", Answer, Decision)
+
+
 def pooled(parts: Mapping[str, Evidence]) -> Evidence:
     """Several runs of one experiment as strata of one: domain "law" of part "seed 0" becomes "law (seed 0)".
 
@@ -167,9 +170,10 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
     with tables of real text, which a seed does not draw), a group is one document in all parts and resampled in all of
     them together, since more trainings are no more documents; elsewhere groups are told apart by part too. A domain
     without an expert keeps its name, and the parts' rows lie in it side by side, a group of one name being one document:
-    metrics ask for general text by its name, and a site's loads there are averaged over the parts. Methods and gates that a part lacks are left out, since an average over fewer parts
-    is no comparison: what is missing from `methods` was dropped. Growth, a story of one run, is left out. The order of
-    the parts is irrelevant.
+    metrics ask for general text by its name, and a site's loads there are averaged over the parts.
+
+    Methods and gates that a part lacks are left out, since an average over fewer parts is no comparison: what is missing
+    from `methods` was dropped. Growth, a story of one run, is left out. The order of the parts is irrelevant.
 
     Raises DataError for no parts, and where parts disagree about the experts, or about a domain without an expert.
     """
@@ -205,16 +209,13 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
     loads: list[SiteLoad] = []
     for name, part in ordered.items():
         domains = {domain.name: _domain_in(domain, name) for domain in part.domains}
-        for row in part.answers:
-            if row.method in methods:
-                moved = domains[row.domain]
-                group = row.group if row.domain in one_text else f"{name}/{row.group}"
-                answers.append(replace(row, domain=moved, id=f"{name}/{row.id}", group=group))
-        for row in part.decisions:
-            if row.gate in gates:
-                moved = domains[row.domain]
-                group = row.group if row.domain in one_text else f"{name}/{row.group}"
-                decisions.append(replace(row, domain=moved, id=f"{name}/{row.id}", group=group))
+
+        def moved(row: Row, name: str = name, domains: Mapping[str, str] = domains) -> Row:
+            group = row.group if row.domain in one_text else f"{name}/{row.group}"
+            return replace(row, domain=domains[row.domain], id=f"{name}/{row.id}", group=group)
+
+        answers += [moved(row) for row in part.answers if row.method in methods]
+        decisions += [moved(row) for row in part.decisions if row.gate in gates]
         loads += [replace(row, domain=domains[row.domain]) for row in part.loads if row.gate in gates]
     return Evidence(tuple(facts.values()), experts, tuple(answers), tuple(decisions), _averaged(loads))
 
