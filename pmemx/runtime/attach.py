@@ -1,6 +1,5 @@
 """Attach a bank to a frozen causal language model with hooks, so that leaving restores the base bit for bit."""
 
-import inspect
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +21,10 @@ from pmemx.core.mix import Mixing
 from pmemx.core.profile import Profile
 from pmemx.core.routing import Observer, Select
 from pmemx.runtime.cache import Kept, RoutingLayer, Stamp, routing_layer
+from pmemx.runtime.cache_check import check_cached_generation
 from pmemx.runtime.checkpointing import Recomputing
 from pmemx.runtime.fitting import check_gate, check_sites
+from pmemx.runtime.forward_arguments import CACHE, ForwardArguments
 from pmemx.runtime.hearing import Hearing
 from pmemx.runtime.lock import SharedLock
 from pmemx.runtime.request import Request, attended_tokens, domain_by_row, prompt_by_row
@@ -53,7 +54,7 @@ class Routed:
     ) -> None:
         self.model, self.bank, self.gate, self.select = model, bank, gate, select
         self.profiles: Mapping[str, Profile] = {}
-        self._positional = tuple(inspect.signature(model.forward).parameters)
+        self._arguments = ForwardArguments(model)
         self._recomputing = Recomputing(model, self._resuming)
         self._lock = SharedLock()
         self._thread = PerThread()
@@ -299,7 +300,7 @@ class Routed:
             return
         with ExitStack() as entered:
             entered.enter_context(self._lock.shared())
-            kwargs = self._named(args, kwargs)
+            kwargs = self._arguments.named(args, kwargs)
             running = self._prepare(kwargs)
             ids = kwargs.get("input_ids")
             if running.rules.fixed is None and not running.decided:
@@ -318,7 +319,7 @@ class Routed:
         if output is None:
             return
         running.check()
-        cache = self._named(args, kwargs).get("past_key_values")
+        cache = self._arguments.named(args, kwargs).get(CACHE)
         if cache is None:
             parts = output.values() if isinstance(output, Mapping) else output
             cache = next((part for part in parts if isinstance(part, Cache)), None)
@@ -329,9 +330,6 @@ class Routed:
             else:
                 layer.kept = running.kept
             running.kept.tokens = int(cache.get_seq_length())
-
-    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        return dict(zip(self._positional, args, strict=False)) | kwargs if args else kwargs
 
     def _hook(self, name: str, site: SiteFactors) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
         def add_experts(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
@@ -365,7 +363,7 @@ class Routed:
             raise PmemxError("a pass needs input_ids or inputs_embeds")
         rows, length = tokens.shape[:2]
         request = self._thread.request
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         stamp, rules = self._rulebook.rules(self.gate, request, self._defaults, self.profiles, rows)
         kept, continues = self._kept(cache, rows, stamp)
         before = int(cache.get_seq_length()) if continues and cache is not None else 0
@@ -404,7 +402,7 @@ class Routed:
             return
         asked = kwargs.get("logits_to_keep", 1)
         # Assisted generation lets the first pass read drafts behind the prompt, and asks for the logits of each.
-        drafts = isinstance(asked, int) and asked > 1 and kwargs.get("past_key_values") is not None
+        drafts = isinstance(asked, int) and asked > 1 and kwargs.get(CACHE) is not None
         if drafts and not continues:
             raise PmemxError(
                 f"the last {asked - 1} tokens of this pass may be drafts, which a decision about the prompt must not "
@@ -463,15 +461,18 @@ def attach(
     base: str | None = None,
     mixing: Mixing = "after",
     dtype: torch.dtype | None = None,
+    check_cache: bool = True,
 ) -> Routed:
     """Put the bank's experts on the model, chosen by a gate and a selection, weighed without one, or by profiles alone.
 
     base: fingerprint of the model, to refuse experts of another one. mixing: see core.mix.Mixing. dtype: in which experts
     are kept and computed, the model's where None; float32 experts on a model of half precision err less and cost more. The
     model's own weights, state dict and methods are never touched; the bank moves to its device and is rounded to the type
-    for good. A gate serves in the mode that it is in: call gate.eval() unless it is being trained.
+    for good. A gate serves in the mode that it is in: call gate.eval() unless it is being trained. check_cache: generate three
+    tokens with a base that was never attached before, and stop where its KV cache changes what it says; see cache_check.
     Raises IncompatibleBlock when the base differs, a site of the bank is missing or of another width, or the gate was
-    built for other experts or sites; PmemxError when the model has a bank already.
+    built for other experts or sites; PmemxError when the model has a bank already or
+    fails the check of its cache.
     """
     if (gate is None) != (select is None) or (gate is not None and weights is not None):
         raise PmemxError("attach with a gate and a selection, or with weights, and not with both")
@@ -485,6 +486,8 @@ def attach(
             f"load that base, or distil the experts again on this one"
         )
     check_sites(model, bank)
+    if check_cache:
+        check_cached_generation(model)
     if gate is not None:
         check_gate(gate, bank)
         gate.to(next(model.parameters()).device)
@@ -509,9 +512,20 @@ def attached(
     base: str | None = None,
     mixing: Mixing = "after",
     dtype: torch.dtype | None = None,
+    check_cache: bool = True,
 ) -> Iterator[Routed]:
     """`attach` for the length of a block; leaving it, even by an error, gives the base back bit for bit."""
-    routed = attach(model, bank, gate=gate, select=select, weights=weights, base=base, mixing=mixing, dtype=dtype)
+    routed = attach(
+        model,
+        bank,
+        gate=gate,
+        select=select,
+        weights=weights,
+        base=base,
+        mixing=mixing,
+        dtype=dtype,
+        check_cache=check_cache,
+    )
     try:
         yield routed
     finally:

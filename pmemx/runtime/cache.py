@@ -71,8 +71,6 @@ class Kept:
 class RoutingLayer(DummyLayer):
     """Carries Kept through whatever happens to a cache."""
 
-    is_croppable = False
-
     def __init__(self, kept: Kept) -> None:
         super().__init__()
         self.kept = kept

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, StaticCache
 from pmemx.core.bank import ExpertBank
 from pmemx.core.gate import ContextGate, Gate, HeadedGate, SiteGate
 from pmemx.runtime.fitting import check_sites_of
+from pmemx.runtime.forward_arguments import CACHE
 from pmemx.runtime.look import Look
 from pmemx.runtime.running import Pass, in_float32
 from pmemx.runtime.thread import PerThread
@@ -19,7 +20,8 @@ Ids = Int[Tensor, "batch token"] | None
 
 
 class Hearing:
-    """Looks at one model, for the passes of one routed model. ids, kwargs: the inputs of the pass that is about to begin."""
+    """Looks at one model, for the passes of one routed model. ids, kwargs: the inputs of the pass that is about to begin,
+    by name (`ForwardArguments.named`)."""
 
     def __init__(self, model: nn.Module, thread: PerThread) -> None:
         self._look = Look(model)
@@ -102,7 +104,7 @@ class Hearing:
 
     def _base_cache(self, gate: Gate, running: Pass, kwargs: dict[str, Any]) -> Cache | None:
         """The second cache: what a gate that looks at the base in every pass keeps, so that it looks at new tokens only."""
-        beside = kwargs.get("past_key_values")
+        beside = kwargs.get(CACHE)
         if gate.granularity == "prompt":
             # The masks that come with a static cache fit no other.
             return self._look.new_cache(beside) if isinstance(beside, StaticCache) else None

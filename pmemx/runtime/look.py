@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, StaticCache
 
 from pmemx.core.errors import PmemxError
-
-_PASSED_ON = ("attention_mask", "position_ids", "cache_position", "token_type_ids")
+from pmemx.runtime.forward_arguments import CACHE, TOKEN_ARGUMENTS, ForwardArguments
 
 
 class Look:
@@ -18,6 +17,7 @@ class Look:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._body: nn.Module = getattr(model, "base_model", model)
+        self._arguments = ForwardArguments(self._body)
         self._layers: int = model.config.get_text_config(decoder=True).num_hidden_layers  # type: ignore[union-attr,operator]
 
     def hidden(
@@ -44,19 +44,19 @@ class Look:
         output_hidden_states: bool = False,
     ) -> Any:
         """A pass over the same tokens as the one that is about to begin."""
-        passed_on = {key: kwargs[key] for key in _PASSED_ON if kwargs.get(key) is not None}
+        passed_on = {key: kwargs[key] for key in TOKEN_ARGUMENTS if key in kwargs}
         return self._body(
             input_ids=ids,
             inputs_embeds=kwargs.get("inputs_embeds"),
-            past_key_values=cache,
             use_cache=cache is not None,
             output_hidden_states=output_hidden_states,
+            **self._arguments.with_cache(cache),
             **passed_on,
         )
 
     def caches(self, kwargs: dict[str, Any]) -> bool:
         """Whether the pass that is about to begin keeps a cache."""
-        if kwargs.get("past_key_values") is not None:
+        if CACHE in kwargs:
             return True
         asked = kwargs.get("use_cache")
         return bool(self._model.config.use_cache if asked is None else asked)  # type: ignore[union-attr]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from kv_cache import CACHE, cache_of
 from omegaconf import OmegaConf
 from safetensors.torch import load, save
 from torch import Tensor
@@ -163,7 +164,7 @@ class TestGate:
                 out = llama(input_ids=ids[:, :4], use_cache=True)
                 pieces = [out.logits]
                 for t in (4, 5):
-                    out = llama(input_ids=ids[:, t : t + 1], past_key_values=out.past_key_values, use_cache=True)
+                    out = llama(input_ids=ids[:, t : t + 1], **{CACHE: cache_of(out)}, use_cache=True)
                     pieces.append(out.logits)
         assert torch.allclose(whole, torch.cat(pieces, dim=1), atol=1e-5)
 

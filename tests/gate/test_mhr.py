@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kv_cache import CACHE, cache_of
 from torch.nn import functional as F
 
 from pmemx.core.bank import BankShape, ExpertBank
@@ -136,9 +137,9 @@ class TestEngine:
         with torch.no_grad(), attached(llama, bank, gate=gate, select=Softmax(), mixing="before") as routed:
             with routed.given(domain=TASKS):
                 out = routed.model(input_ids=ids[:, :6], use_cache=True)
-            out.past_key_values.reorder_cache(order)
+            cache_of(out).reorder_cache(order)
             with routed.given(domain=TASKS[order]):
-                rest = routed.model(input_ids=ids[order, 6:7], past_key_values=out.past_key_values, use_cache=True)
+                rest = routed.model(input_ids=ids[order, 6:7], **{CACHE: cache_of(out)}, use_cache=True)
         assert (rest.logits[:, 0] - run(llama, bank, gate, ids)[order, 6]).abs().max() < 1e-5
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy
 import pytest
 import torch
+from kv_cache import CACHE, cache_of
 from scipy.optimize import minimize
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -359,9 +360,9 @@ class TestInAModel:
         with torch.no_grad(), attached(llama, bank, gate=gate, select=TopK()) as routed:
             for start, end in ((0, 6), (6, 7), (7, 8), (8, 9), (9, 14), (14, 15), (15, 16), (16, 17)):
                 with routed.given(prompt=self.PROMPT[:, start:end] if end - start > 1 else None):
-                    out = llama(input_ids=ids[:, start:end], past_key_values=cache, use_cache=True)
+                    out = llama(input_ids=ids[:, start:end], **{CACHE: cache}, use_cache=True)
                 pieces.append(out.logits)
-                cache = out.past_key_values
+                cache = cache_of(out)
         assert torch.allclose(torch.cat(pieces, dim=1), whole, atol=1e-5)
 
     def test_generate_continues_a_cache_with_another_turn(self, llama, bank, gate, ids):
@@ -374,9 +375,7 @@ class TestInAModel:
             text = torch.cat([first.sequences, ids[:, 9:14]], dim=1)
             with routed.given(prompt=self.PROMPT[:, 8:14]):
                 mask = torch.ones_like(text)
-                second = llama.generate(
-                    input_ids=text, attention_mask=mask, past_key_values=first.past_key_values, **asked
-                )
+                second = llama.generate(input_ids=text, attention_mask=mask, **{CACHE: cache_of(first)}, **asked)
         said = second.sequences
         greedy = self.logits(llama, bank, gate, said).argmax(dim=-1)
         assert torch.equal(said[:, 6:9], greedy[:, 5:8]) and torch.equal(said[:, 14:], greedy[:, 13:16])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kv_cache import CACHE, cache_of
 from tiny_models import WIDTH, logits, trained_like
 from torch import Tensor
 
@@ -34,15 +35,15 @@ class TestAdopt:
     def test_a_cache_that_the_earlier_gate_decided_is_refused(self, llama, bank, ids):
         one, other = (trained_like(SequenceGate(bank.shape(WIDTH))) for _ in range(2))
         with torch.no_grad(), attached(llama, bank, gate=one, select=TopK()) as routed:
-            cache = llama(input_ids=ids, use_cache=True).past_key_values
-            llama(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
+            cache = cache_of(llama(input_ids=ids, use_cache=True))
+            llama(input_ids=ids[:, :1], **{CACHE: cache}, use_cache=True)
             routed.adopt(other)
             with pytest.raises(
                 PmemxError, match="the gate, the active experts or their weights changed since this cache"
             ):
-                llama(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
-            fresh = llama(input_ids=ids, use_cache=True).past_key_values
-            llama(input_ids=ids[:, :1], past_key_values=fresh, use_cache=True)
+                llama(input_ids=ids[:, :1], **{CACHE: cache}, use_cache=True)
+            fresh = cache_of(llama(input_ids=ids, use_cache=True))
+            llama(input_ids=ids[:, :1], **{CACHE: fresh}, use_cache=True)
 
     def test_the_next_pass_is_that_of_a_model_attached_with_the_other_gate(self, llama, bank, ids):
         one, other = trained_like(SequenceGate(bank.shape(WIDTH))), trained_like(LinearGate(bank.shape(WIDTH)))

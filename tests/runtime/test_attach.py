@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kv_cache import CACHE, cache_of
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import WIDTH, block, logits, trained_like
 from transformers import LlamaForCausalLM
@@ -200,9 +201,9 @@ def test_a_bank_of_another_base_is_refused(llama, blocks):
 def test_a_cache_of_other_rows_is_refused(llama, bank, ids):
     gate = SequenceGate(bank.shape(WIDTH))
     with attached(llama, bank, gate=gate, select=TopK()), torch.no_grad():
-        cache = llama(input_ids=ids, use_cache=True).past_key_values
+        cache = cache_of(llama(input_ids=ids, use_cache=True))
         with pytest.raises(PmemxError, match="a cache of 4 rows is continued with 2"):
-            llama(input_ids=ids[:2, :1], past_key_values=cache, use_cache=True)
+            llama(input_ids=ids[:2, :1], **{CACHE: cache}, use_cache=True)
 
 
 def test_weights_and_a_gate_together_are_refused(llama, bank):

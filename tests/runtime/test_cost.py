@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from kv_cache import CACHE, cache_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -199,8 +200,8 @@ def test_a_decoding_step_gathers_nothing_for_a_decision_about_the_prompt(llama, 
         torch.no_grad(),
         routed.given(domain=torch.tensor([1, 3, 8, 2])),
     ):
-        cache = llama(input_ids=ids, use_cache=True).past_key_values
+        cache = cache_of(llama(input_ids=ids, use_cache=True))
         with Counting() as counting:
-            llama(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
+            llama(input_ids=ids[:, :1], **{CACHE: cache}, use_cache=True)
     assert counting.operations["aten.index.Tensor"] == counting.operations["aten.index_select.default"] == 0
     assert counting.operations["aten.baddbmm_.default"] == len(bank.site_names)

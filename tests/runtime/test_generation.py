@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kv_cache import CACHE, cache_of
 from tiny_models import SIZES, VOCAB, WIDTH, block, frozen, tiny_llama, trained_like
 from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.cache_utils import DynamicCache, StaticCache
@@ -223,12 +224,12 @@ def test_a_running_vote_refuses_to_take_drafts_back(llama, bank, name):
 @pytest.mark.parametrize("name", ["linear prompt site", "xlora token", "sequence prefix"])
 def test_rows_of_a_cache_that_are_repeated_and_selected_keep_their_own_decisions(llama, bank, ids, name):
     with attached(llama, bank, gate=made(name, bank), select=TopK(k=2)), torch.no_grad():
-        cache = llama(input_ids=ids, use_cache=True).past_key_values
-        expected = llama(input_ids=ids[:, :1], past_key_values=cache, use_cache=True).logits
-        cache = llama(input_ids=ids, use_cache=True).past_key_values
+        cache = cache_of(llama(input_ids=ids, use_cache=True))
+        expected = llama(input_ids=ids[:, :1], **{CACHE: cache}, use_cache=True).logits
+        cache = cache_of(llama(input_ids=ids, use_cache=True))
         cache.batch_repeat_interleave(2)
         cache.batch_select_indices(torch.tensor([7, 0, 3]))
-        got = llama(input_ids=ids[[3, 0, 1], :1], past_key_values=cache, use_cache=True).logits
+        got = llama(input_ids=ids[[3, 0, 1], :1], **{CACHE: cache}, use_cache=True).logits
     assert (got - expected[[3, 0, 1]]).abs().max() < 1e-5
     assert (got[0] - got[1]).abs().max() > 1e-2
 
@@ -238,12 +239,12 @@ def test_rows_of_a_cache_that_are_repeated_and_selected_keep_their_own_decisions
 
 def continued(model, cache, rows=4):
     with torch.no_grad():
-        return model(input_ids=torch.full((rows, 1), 9), past_key_values=cache, use_cache=True)
+        return model(input_ids=torch.full((rows, 1), 9), **{CACHE: cache}, use_cache=True)
 
 
 def begun(model, ids):
     with torch.no_grad():
-        return model(input_ids=ids, use_cache=True).past_key_values
+        return cache_of(model(input_ids=ids, use_cache=True))
 
 
 @pytest.mark.parametrize("name", ["linear token site", "linear prompt site", "xlora token", "sequence prompt"])
@@ -342,11 +343,11 @@ def test_a_cache_that_is_emptied_may_begin_anew_under_other_experts(llama, bank,
     static = StaticCache(config=llama.config, max_cache_len=32)
     gate = made("xlora token", bank)
     with attached(llama, bank, gate=gate, select=TopK()) as routed, torch.no_grad():
-        llama(input_ids=ids, past_key_values=static, use_cache=True)
+        llama(input_ids=ids, **{CACHE: static}, use_cache=True)
         static.reset()
         routed.activate(["expert-1"])
         fresh = llama(input_ids=ids, use_cache=False).logits
-        assert (llama(input_ids=ids, past_key_values=static, use_cache=True).logits - fresh).abs().max() < 1e-5
+        assert (llama(input_ids=ids, **{CACHE: static}, use_cache=True).logits - fresh).abs().max() < 1e-5
         assert routing_layer(static) is static.layers[-1] and len(static.layers) == 3
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from kv_cache import CACHE, cache_of
 from tiny_models import WIDTH, block, logits, tiny_llama, trained_like
 
 from pmemx.core.bank import ExpertBank
@@ -43,10 +44,10 @@ def test_a_row_without_a_prompt_gets_the_base(llama, bank, ids, name):
 def test_a_cache_of_another_attachment_is_refused(llama, blocks, ids):
     first, second = ExpertBank(blocks[:2]), ExpertBank(blocks[:2])
     with attached(llama, first, weights=[1.0, 0.0]), torch.no_grad():
-        cache = llama(input_ids=ids, use_cache=True).past_key_values
+        cache = cache_of(llama(input_ids=ids, use_cache=True))
     refused = pytest.raises(PmemxError, match="start generation anew")
     with attached(llama, second, weights=[0.0, 1.0]), torch.no_grad(), refused:
-        llama(input_ids=ids[:, :1], past_key_values=cache)
+        llama(input_ids=ids[:, :1], **{CACHE: cache})
 
 
 def test_weights_belong_to_names_and_not_to_slots(llama, blocks, ids):
@@ -99,11 +100,11 @@ def test_positional_arguments_mean_what_named_ones_do(llama, bank, ids):
 @pytest.mark.parametrize("kind", [OracleGate, lambda shape: trained_like(XLoraGate(shape))], ids=["oracle", "xlora"])
 def test_a_cache_that_grew_without_the_bank_is_refused(llama, bank, ids, kind):
     with attached(llama, bank, gate=kind(bank.shape(WIDTH)), select=Softmax()) as routed, torch.no_grad():
-        cache = llama(input_ids=ids, use_cache=True).past_key_values
+        cache = cache_of(llama(input_ids=ids, use_cache=True))
         with routed.disabled():
-            llama(input_ids=ids[:, :1], past_key_values=cache)
+            llama(input_ids=ids[:, :1], **{CACHE: cache})
         with pytest.raises(PmemxError, match="the cache holds 10 tokens, of which 9 were read with the bank enabled"):
-            llama(input_ids=ids[:, :1], past_key_values=cache)
+            llama(input_ids=ids[:, :1], **{CACHE: cache})
 
 
 def test_a_decision_about_a_part_of_the_prompt_is_refused(llama, bank, ids):
@@ -112,18 +113,18 @@ def test_a_decision_about_a_part_of_the_prompt_is_refused(llama, bank, ids):
     with attached(llama, bank, gate=gate, select=TopK()), torch.no_grad():
         with pytest.raises(PmemxError, match="read the prompt in one pass"):
             llama.generate(input_ids=ids, attention_mask=mask, max_new_tokens=2, prefill_chunk_size=3)
-        cache = llama(input_ids=ids, use_cache=True).past_key_values
+        cache = cache_of(llama(input_ids=ids, use_cache=True))
         with pytest.raises(
             PmemxError, match="3 tokens continue a cache whose decision was taken about the tokens before"
         ):
-            llama(input_ids=ids[:, :3], past_key_values=cache)
+            llama(input_ids=ids[:, :3], **{CACHE: cache})
 
 
 def test_a_cache_cannot_be_cut_into_the_prompt_that_was_decided_about(llama, bank, ids):
     gate = trained_like(SequenceGate(bank.shape(WIDTH)))
     with attached(llama, bank, gate=gate, select=TopK()), torch.no_grad():
-        cache = llama(input_ids=ids, use_cache=True).past_key_values
-        llama(input_ids=ids[:, :1], past_key_values=cache)
+        cache = cache_of(llama(input_ids=ids, use_cache=True))
+        llama(input_ids=ids[:, :1], **{CACHE: cache})
         cache.crop(-1)
         with pytest.raises(PmemxError, match="a decision was taken about 9 tokens, of which 8 would be left"):
             cache.crop(-1)
@@ -134,8 +135,8 @@ def test_a_copied_cache_goes_on_by_itself(llama, bank, ids):
     with attached(llama, bank, gate=gate, select=Softmax()) as routed, torch.no_grad():
         routed.define(Profile("one", {"expert-3": 1.0}))
         with routed.given(profiles=["one", None, None, None]):
-            cache = llama(input_ids=ids, use_cache=True).past_key_values
-            steps = [llama(input_ids=ids[:, :1], past_key_values=one).logits for one in (copy.deepcopy(cache), cache)]
+            cache = cache_of(llama(input_ids=ids, use_cache=True))
+            steps = [llama(input_ids=ids[:, :1], **{CACHE: one}).logits for one in (copy.deepcopy(cache), cache)]
     assert torch.equal(*steps)
 
 
@@ -157,7 +158,7 @@ def test_a_layer_that_sees_a_part_of_the_tokens_is_refused(bank, ids):
         torch.zeros_like(x).flatten(0, 1).index_copy(0, torch.arange(4), whole(x.flatten(0, 1)[:4])).view_as(x)
     )
     refused = pytest.raises(PmemxError, match=r"mlp.* reads 4 tokens of the pass's 36, and cannot tell whose they are")
-    with attached(model, bank, weights=[0.5] * 8), refused:
+    with attached(model, bank, weights=[0.5] * 8, check_cache=False), refused:
         logits(model, ids)
 
 
@@ -165,7 +166,7 @@ def test_a_tuple_carries_its_cache_as_an_output_does(llama, bank, ids):
     gate = trained_like(SequenceGate(bank.shape(WIDTH)))
     with attached(llama, bank, gate=gate, select=TopK()), torch.no_grad():
         cache = llama(input_ids=ids, use_cache=True, return_dict=False)[1]
-        assert llama(input_ids=ids[:, :1], past_key_values=cache).logits.shape[1] == 1
+        assert llama(input_ids=ids[:, :1], **{CACHE: cache}).logits.shape[1] == 1
 
 
 def test_a_second_bank_takes_over_after_detach(llama, bank, blocks, ids):
