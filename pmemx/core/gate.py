@@ -66,6 +66,18 @@ class SiteGate(nn.Module, ABC):
         """Scores of a decision from what was pooled; where tokens say scores, these as they are."""
         return pooled
 
+    def score_among(
+        self,
+        site: str,
+        pooled: Float[Tensor, "batch decision feature"],
+        barred: Bool[Tensor, "rows choice"] | None,
+    ) -> Float[Tensor, "batch decision choice"]:
+        """The same where some choices may not be made (one row for all, or a row each); the selection leaves them out.
+
+        For gates in which experts compete before they are selected: a barred expert must not take the place of another.
+        """
+        return self.score(site, pooled)
+
 
 class FactorGate(SiteGate, ABC):
     """A gate that reads its experts' factors, and reads an expert again when it is swapped; mostly it needs no training."""
@@ -117,6 +129,15 @@ class ContextGate(nn.Module, ABC):
 
         domain is the true choice where it is known, -1 where it is not; a gate that reads it must be told.
         """
+
+    def score_among(
+        self,
+        pooled: Float[Tensor, "batch token feature"],
+        domain: Int[Tensor, " batch"] | None,
+        barred: Bool[Tensor, "rows choice"] | None,
+    ) -> Float[Tensor, "batch token choice"] | Float[Tensor, "batch token site choice"]:
+        """See `SiteGate.score_among`."""
+        return self.score(pooled, domain)
 
 
 class ExampleGate(ContextGate, ABC):

@@ -36,17 +36,22 @@ class Pool(ABC):
         inside: Bool[Tensor, "batch token"],
         before: Tally | None,
         starts: Bool[Tensor, "batch token"] | None = None,
+        barred: Bool[Tensor, "rows choice"] | None = None,
     ) -> tuple[Float[Tensor, "batch token feature"], Tally]:
         """What is heard at every token, of the tokens inside up to it, those of earlier passes included.
 
-        starts: with which tokens a turn begins, for pools to which that matters; None: nowhere.
+        starts: with which tokens a turn begins, for pools to which that matters; None: nowhere. barred: choices that a row may
+        not make (one row for all), for pools in which choices compete: a barred expert is an absent one.
         """
 
     def on_prompt(
-        self, said: Float[Tensor, "batch token feature"], prompt: Bool[Tensor, "batch token"]
+        self,
+        said: Float[Tensor, "batch token feature"],
+        prompt: Bool[Tensor, "batch token"],
+        barred: Bool[Tensor, "rows choice"] | None = None,
     ) -> Float[Tensor, "batch 1 feature"]:
         """What is heard after the last token of the prompt."""
-        return self.on_prefix(said, prompt, None)[0][:, -1:]
+        return self.on_prefix(said, prompt, None, barred=barred)[0][:, -1:]
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Mean(Pool):
         inside: Bool[Tensor, "batch token"],
         before: Tally | None,
         starts: Bool[Tensor, "batch token"] | None = None,
+        barred: Bool[Tensor, "rows choice"] | None = None,
     ) -> tuple[Float[Tensor, "batch token feature"], Tally]:
         """See Pool."""
         count = _count(said, inside, before)
@@ -69,7 +75,10 @@ class Mean(Pool):
         return value / count.clamp_min(1), Tally(value[:, -1], count[:, -1])
 
     def on_prompt(
-        self, said: Float[Tensor, "batch token feature"], prompt: Bool[Tensor, "batch token"]
+        self,
+        said: Float[Tensor, "batch token feature"],
+        prompt: Bool[Tensor, "batch token"],
+        barred: Bool[Tensor, "rows choice"] | None = None,
     ) -> Float[Tensor, "batch 1 feature"]:
         """See Pool."""
         total = said.masked_fill(~prompt[..., None], 0).sum(dim=1, keepdim=True)
@@ -86,6 +95,7 @@ class Max(Pool):
         inside: Bool[Tensor, "batch token"],
         before: Tally | None,
         starts: Bool[Tensor, "batch token"] | None = None,
+        barred: Bool[Tensor, "rows choice"] | None = None,
     ) -> tuple[Float[Tensor, "batch token feature"], Tally]:
         """See Pool."""
         count = _count(said, inside, before)
@@ -95,7 +105,10 @@ class Max(Pool):
         return torch.where(count > 0, value, torch.zeros_like(value)), Tally(value[:, -1], count[:, -1])
 
     def on_prompt(
-        self, said: Float[Tensor, "batch token feature"], prompt: Bool[Tensor, "batch token"]
+        self,
+        said: Float[Tensor, "batch token feature"],
+        prompt: Bool[Tensor, "batch token"],
+        barred: Bool[Tensor, "rows choice"] | None = None,
     ) -> Float[Tensor, "batch 1 feature"]:
         """See Pool."""
         found = said.masked_fill(~prompt[..., None], float("-inf")).amax(dim=1, keepdim=True)
@@ -112,6 +125,7 @@ class Last(Pool):
         inside: Bool[Tensor, "batch token"],
         before: Tally | None,
         starts: Bool[Tensor, "batch token"] | None = None,
+        barred: Bool[Tensor, "rows choice"] | None = None,
     ) -> tuple[Float[Tensor, "batch token feature"], Tally]:
         """See Pool."""
         count = _count(said, inside, before)

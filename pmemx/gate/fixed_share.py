@@ -48,13 +48,21 @@ class FixedShare(Pool):
         inside: Bool[Tensor, "batch token"],
         before: Tally | None,
         starts: Bool[Tensor, "batch token"] | None = None,
+        barred: Bool[Tensor, "rows choice"] | None = None,
     ) -> tuple[Float[Tensor, "batch token choice"], Tally]:
-        """See Pool. A token that is not inside, or that says nothing, changes nothing."""
-        prior = self.prior(said)
+        """See Pool. A token that is not inside, or that says nothing of what may be chosen, changes nothing.
+
+        Choices that are barred have no prior, and what is said of them is not heard: belief is shared among the others.
+        """
+        prior = self.prior(said, barred)
         belief = prior.expand(said.shape[0], -1) if before is None else before.value.exp()
-        # The largest is taken out first: probabilities stay numbers, whatever the evidence.
-        speaks = inside & (said != 0).any(dim=-1)
+        evident = said != 0
+        if barred is not None:
+            evident = evident & ~barred[:, None]
+            said = said.masked_fill(barred[:, None], float("-inf"))
+        speaks = inside & evident.any(dim=-1)
         moves = speaks if starts is None else speaks | (starts & inside)
+        # The largest is taken out first: probabilities stay numbers, whatever the evidence.
         said = said - said.amax(dim=-1, keepdim=True)
         likelihood, share = said.exp(), self._shares(said, speaks, starts)
         beliefs = []
@@ -80,9 +88,12 @@ class FixedShare(Pool):
             share = torch.where(starts, torch.full_like(share, max(self.turn, self.share)), share)
         return share[..., None]
 
-    def prior(self, said: Float[Tensor, "*decision choice"]) -> Float[Tensor, " choice"]:
-        """What is believed before anything was heard."""
-        num_experts = said.shape[-1] - 1
-        prior = said.new_full((num_experts + 1,), (1 - self.none) / max(1, num_experts))
-        prior[0] = self.none
-        return prior / prior.sum()
+    def prior(
+        self, said: Float[Tensor, "*decision choice"], barred: Bool[Tensor, "rows choice"] | None = None
+    ) -> Float[Tensor, "rows choice"]:
+        """What is believed before anything was heard, by row where rows may choose differently: experts share alike."""
+        open_to = said.new_ones(1, said.shape[-1]) if barred is None else (~barred).to(said.dtype)
+        others = open_to[:, 1:]
+        experts = (1 - self.none) * others / others.sum(dim=1, keepdim=True).clamp_min(1)
+        prior = torch.cat([torch.full_like(open_to[:, :1], self.none), experts], dim=1)
+        return prior / prior.sum(dim=1, keepdim=True)

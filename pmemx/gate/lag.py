@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -64,7 +64,18 @@ class LagGate(FactorGate):
         self, site: str, pooled: Float[Tensor, "batch decision feature"]
     ) -> Float[Tensor, "batch decision choice"]:
         """Retrieve, then rank."""
+        return self.score_among(site, pooled, None)
+
+    def score_among(
+        self,
+        site: str,
+        pooled: Float[Tensor, "batch decision feature"],
+        barred: Bool[Tensor, "rows choice"] | None,
+    ) -> Float[Tensor, "batch decision choice"]:
+        """See SiteGate: a barred expert is not retrieved."""
         near, rank = pooled.chunk(2, dim=-1)
+        if barred is not None:
+            near = near.masked_fill(barred[:, None, 1:], float("-inf"))
         last = near.topk(min(self.retrieved, near.shape[-1]), dim=-1).values[..., -1:]
         rank = rank.masked_fill(near < last, 0.0 if self.level == "model" else NEVER)
         return F.pad(rank, (1, 0), value=self.abstain)

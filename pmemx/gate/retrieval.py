@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,6 +55,15 @@ class RetrievalGate(ExampleGate):
         self, pooled: Float[Tensor, "batch token feature"], domain: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch token choice"]:
         """Raises ConfigError when an expert has shown no example: its score would mean nothing."""
+        return self.score_among(pooled, domain, None)
+
+    def score_among(
+        self,
+        pooled: Float[Tensor, "batch token feature"],
+        domain: Int[Tensor, " batch"] | None,
+        barred: Bool[Tensor, "rows choice"] | None,
+    ) -> Float[Tensor, "batch token choice"]:
+        """See ContextGate: the centroid of a barred expert has no part in the mean that is taken away."""
         count = self.get_buffer("count")
         seen = count > 0
         unseen = [name for name, ready in zip(self.shape.experts, seen[1:].tolist(), strict=True) if not ready]
@@ -64,8 +73,12 @@ class RetrievalGate(ExampleGate):
                 f"(put train_gate before evaluate in the plan, or call `see`)"
             )
         centroid = (self.get_buffer("total") / count.clamp_min(1)[:, None]).float()
-        if self.centre and int(seen.sum()) > 1:
-            shared = centroid[seen].mean(dim=0)
+        centroid = centroid.expand(1 if barred is None else len(barred), -1, -1)
+        if self.centre:
+            here = (seen[None] if barred is None else seen & ~barred).to(centroid.dtype)
+            # Of a single centroid nothing would be left.
+            several = here.sum(dim=1, keepdim=True) > 1
+            shared = torch.where(several, here / here.sum(dim=1, keepdim=True).clamp_min(1), 0)[:, None] @ centroid
             pooled, centroid = pooled - shared, centroid - shared
-        cosine = F.normalize(pooled, dim=-1) @ F.normalize(centroid, dim=-1).T
+        cosine = F.normalize(pooled, dim=-1) @ F.normalize(centroid, dim=-1).mT
         return torch.where(seen, cosine, cosine.new_tensor(self.abstain))

@@ -209,7 +209,7 @@ class Routed:
         kwargs, running = self._alone(ids, attention)
         heard = self._hearing.heard(gate, running, ids, kwargs)
         with in_float32(heard):
-            return gate.score(heard, running.domain)
+            return gate.score_among(heard, running.domain, running.barred)
 
     def pooled(
         self, ids: Int[Tensor, "batch token"], attention: Int[Tensor, "batch token"]

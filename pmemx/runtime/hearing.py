@@ -32,8 +32,10 @@ class Hearing:
         if isinstance(gate, ContextGate):
             heard = self.heard(gate, running, ids, kwargs)
             with in_float32(heard):
-                score = gate.score_heads if isinstance(gate, HeadedGate) else gate.score
-                scores = score(heard, running.domain)
+                if isinstance(gate, HeadedGate):
+                    scores = gate.score_heads(heard, running.domain)
+                else:
+                    scores = gate.score_among(heard, running.domain, running.barred)
             if scores.dim() == 3:
                 running.decide("", scores)
             else:
@@ -80,7 +82,7 @@ class Hearing:
 
         def hear(site: str, x: Tensor) -> None:
             with torch.set_grad_enabled(trains), in_float32(x):
-                scores = gate.score(site, running.vote(site, gate(site, x)))
+                scores = gate.score_among(site, running.vote(site, gate(site, x)), running.barred)
                 total[:] = [total[0] + scores] if total else [scores]
 
         self.at_sites(running, hear, ids, kwargs, self._base_cache(gate, running, kwargs))

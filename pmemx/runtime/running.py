@@ -112,7 +112,7 @@ class Pass:
             return self.decided[who]
         with in_float32(x):
             said = self.gate(name, x if x.dim() == 3 else x.view(self.attended.shape[0], -1, x.shape[-1]))
-            scores = self.gate.score(name, self.vote(who, said))
+            scores = self.gate.score_among(name, self.vote(who, said), self.barred)
         self.decide(who, scores)
         return self.decided[who]
 
@@ -123,11 +123,11 @@ class Pass:
         if gate.granularity == "token":
             return said
         if gate.granularity == "prompt":
-            return gate.pool.on_prompt(said, self.prompt)
+            return gate.pool.on_prompt(said, self.prompt, self.barred)
         before = self.kept.tallies.get(who) if self.continues else None
         turned = gate.granularity == "turn"
         inside, starts = (self.prompt, starts_of_turns(self.prompt)) if turned else (self.attended, None)
-        heard, self.kept.tallies[who] = gate.pool.on_prefix(said, inside, before, starts)
+        heard, self.kept.tallies[who] = gate.pool.on_prefix(said, inside, before, starts, self.barred)
         return at_ends_of_turns(heard, self.prompt) if turned else heard
 
     def decide(self, who: str, scores: Float[Tensor, "batch decision *head choice"]) -> None:

@@ -168,6 +168,28 @@ class TestGate:
                     pieces.append(out.logits)
         assert torch.allclose(whole, torch.cat(pieces, dim=1), atol=1e-5)
 
+    @pytest.mark.parametrize("granularity", ["token", "prefix", "prompt", "turn"])
+    def test_a_barred_expert_is_an_absent_one(self, file, llama, granularity):
+        """Of gates whose experts are independent; the others learnt their scores against one another."""
+        some, bank = (1, 2, 4, 6, 7), bank_of()
+        gate = made(file, bank, granularity=granularity)
+        if gate.choice_rows is None:
+            pytest.skip("what it learnt holds for all of its experts together")
+        few = made(file, bank_of(some), granularity=granularity)
+        rows = torch.tensor([0, *(number + 1 for number in some)])
+        few.load_state_dict(
+            {key: value[rows] if key in gate.choice_rows else value for key, value in gate.state_dict().items()}
+        )
+        ids = torch.randint(0, 31, (6, 9), generator=torch.Generator().manual_seed(2))
+        prompt = torch.arange(9).expand(6, 9) < 7
+        asked, names = {"prompt": prompt}, [f"e{number}" for number in some]
+        with torch.no_grad():
+            with attached(llama, bank, gate=gate, select=Softmax()) as routed, routed.given(**asked, active=[names]):
+                barred = llama(input_ids=ids, use_cache=False).logits
+            with attached(llama, bank_of(some), gate=few, select=Softmax()) as routed, routed.given(**asked):
+                absent = llama(input_ids=ids, use_cache=False).logits
+        assert torch.allclose(barred, absent, atol=1e-5)
+
     def test_a_turn_decides_for_its_answer(self, file, llama):
         """Turns of four and of two tokens, an answer of three after each."""
         bank = bank_of()

@@ -201,5 +201,27 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
 
 def test_a_bank_of_one_and_its_prior():
     said = torch.zeros(1, 1, 2)
-    assert POOL.prior(said).tolist() == pytest.approx([0.3, 0.7])
+    assert POOL.prior(said)[0].tolist() == pytest.approx([0.3, 0.7])
     assert heard(said)[0, 0].tolist() == pytest.approx([0.3, 0.7])
+
+
+def test_belief_is_shared_among_those_that_may_be_chosen():
+    """Row by row what a bank of the others alone would hear, whatever is said of the barred; they are believed in no more."""
+    said = ratios().double()
+    barred = torch.zeros(3, CHOICES, dtype=torch.bool)
+    barred[0, 2] = barred[1, 1:] = True
+    found, tally = POOL.on_prefix(said, everywhere(said), None, barred=barred)
+    for row in range(3):
+        left = (~barred[row]).nonzero()[:, 0]
+        alone, kept = POOL.on_prefix(said[row : row + 1, :, left], everywhere(said[row : row + 1]), None)
+        assert torch.allclose(found[row, :, left], alone[0], rtol=1e-10)
+        assert torch.allclose(tally.value[row, left], kept.value[0], rtol=1e-10)
+    assert (found.exp()[:, -1][barred] < 1e-300).all()
+
+
+def test_a_token_that_speaks_of_barred_choices_alone_changes_nothing():
+    said = torch.zeros(1, 3, CHOICES, dtype=torch.float64)
+    said[0, 0, 1], said[0, 1:, 2] = 2.0, 50.0
+    barred = (torch.arange(CHOICES) == 2)[None]
+    found = POOL.on_prefix(said, everywhere(said), None, barred=barred)[0]
+    assert torch.equal(found[0, 1:], found[0, :1].expand(2, -1))
