@@ -1,7 +1,7 @@
 """What an expert learns from: examples, the domain they form, and the corpus of all domains of a run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from pmemx.core.errors import DataError
@@ -78,16 +78,19 @@ class Domain:
 
 @dataclass(frozen=True)
 class Corpus:
-    """All domains of a run, with the two bodies of text that belong to no domain.
+    """All domains of a run, with the bodies of text that belong to no domain.
 
     general: the base model's own text; its train split may be used as locality prompts and to teach a
     gate to abstain, its test split measures forgetting. unknown: prompts in the manner of the domains that no
-    expert can answer; a gate should send them to no expert (responses may be empty).
+    expert can answer; a gate should send them to no expert (responses may be empty). negatives: text of many kinds that no
+    expert covers, from which a gate learns that "no expert" is more than the base model's own text; answers to it do not
+    count.
     """
 
     domains: tuple[Domain, ...]
     general: Domain
     unknown: Domain | None = None
+    negatives: Domain | None = None
 
     def __post_init__(self) -> None:
         names = [domain.name for domain in self]
@@ -96,11 +99,19 @@ class Corpus:
             raise DataError(f"domain names must be unique, but {', '.join(twice)} occur more than once; rename one")
 
     def __iter__(self) -> Iterator[Domain]:
-        """Every domain, then general text, then the unknown prompts where there are any."""
+        """Every domain, then general text, then the unknown prompts and the negatives where there are any."""
         yield from self.domains
         yield self.general
-        if self.unknown is not None:
-            yield self.unknown
+        yield from (domain for domain in (self.unknown, self.negatives) if domain is not None)
+
+    def map(self, change: Callable[[Domain], Domain]) -> "Corpus":
+        """The same corpus with every domain of it changed."""
+        return Corpus(
+            tuple(change(domain) for domain in self.domains),
+            change(self.general),
+            None if self.unknown is None else change(self.unknown),
+            None if self.negatives is None else change(self.negatives),
+        )
 
     def domain(self, name: str) -> Domain:
         """The domain of that name, general and unknown included."""

@@ -67,29 +67,29 @@ def fit_corpus(
 
     drop leaves a long row out. truncate cuts the document at its start, then, when none is left, the prompt at its
     start; never the response: a row whose response alone is too long is dropped. error raises DataError with counts
-    for every domain and split. General text and the documents that an expert reads whole are never refused, but cut
+    for every domain and split. General text, negatives and the documents that an expert reads whole are never refused, but cut
     into chunks; the chunks of one text keep its group.
     Raises DataError as well when nothing remains to train or test a domain on.
     """
     if context < 8:
         raise DataError(f"the context is {context} tokens, but at least 8 are needed; use a base model with more")
-    domains, lines = [], []
+    fitted: dict[str, dict[str, tuple[Example, ...]]] = {}
+    lines: list[SplitLength] = []
     for domain in corpus:
-        chunk = domain is corpus.general
-        splits = {}
+        chunk = domain is corpus.general or domain is corpus.negatives
+        splits = fitted[domain.name] = {}
         for split in ("train", "validation", "test"):
             rows = getattr(domain, split)
             splits[split], line = _fit_split(rows, tokenizer, context, "chunk" if chunk else on_long)
             lines.append(replace(line, domain=domain.name, split=split))
-        domains.append((domain, splits))
     report = LengthReport(context, on_long, tuple(lines))
-    _refuse(report, domains)
-    fitted = [
-        replace(domain, **splits, documents=_chunked_documents(domain, tokenizer, context))
-        for domain, splits in domains
-    ]
-    number = len(corpus.domains)
-    return Corpus(tuple(fitted[:number]), fitted[number], *fitted[number + 1 :]), report
+    _refuse(report, [(domain, fitted[domain.name]) for domain in corpus])
+
+    def fit(domain: Domain) -> Domain:
+        documents = _chunked_documents(domain, tokenizer, context)
+        return replace(domain, documents=documents, **fitted[domain.name])
+
+    return corpus.map(fit), report
 
 
 def _refuse(report: LengthReport, domains: list[tuple[Domain, dict[str, tuple[Example, ...]]]]) -> None:

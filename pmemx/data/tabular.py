@@ -18,6 +18,10 @@ from pmemx.data.split import SPLITS, Split, check_fractions, sample, split_of
 log = logging.getLogger(__name__)
 
 Where = str | Mapping[str, Any] | Sequence[str]
+_TEXTS = ("general", "negatives")
+"""Bodies that may be plain text."""
+_UNANSWERED = ("unknown", "negatives")
+"""Bodies whose rows need no response."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +33,12 @@ class Tabular(DomainSource):
     goes to one split by a seeded hash of its name (split_by "prompt" lets rows about one document be in two splits,
     which tests knowledge of documents that were read in training).
     general: the base model's own text, on which forgetting is measured: rows with the column text, rows of prompt
-    and response, or .txt files. unknown: prompts that no expert can answer; their responses may be absent.
+    and response, or .txt files. unknown: prompts that no expert can answer; their responses may be absent. negatives: text of
+    many kinds that no expert covers, or prompts of such; gates learn from it what "no expert" means besides general text.
     root: where relative paths start. columns: role to column name, null for none. max_rows: per split of each domain,
     drawn by hash. max_characters: longer rows, document included, are left out before that.
     document_in_prompt: domains whose rows make no sense without their document, which becomes part of the prompt.
-    general_characters, general_prompt_words: how plain text is cut into passages, and how much of each is the prompt.
+    general_characters: the longest passage of plain text. general_prompt_words: the fewest words of its prompt; see passages.
     on_overlap: a prompt that is in two splits is an error, or it is dropped from train, then validation.
     cache: a folder for downloads; null keeps none.
     """
@@ -41,6 +46,7 @@ class Tabular(DomainSource):
     domains: Where
     general: Where | None
     unknown: Where | None = None
+    negatives: Where | None = None
     root: str = "."
     columns: Mapping[str, str | None] = field(default_factory=dict)
     split_fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
@@ -49,7 +55,7 @@ class Tabular(DomainSource):
     max_rows: Mapping[str, int | None] = field(default_factory=dict)
     max_characters: int | None = None
     document_in_prompt: Sequence[str] = ()
-    general_characters: int = 1000
+    general_characters: int = 2000
     general_prompt_words: int = 16
     on_overlap: Literal["error", "drop"] = "error"
     cache: str | None = None
@@ -94,10 +100,13 @@ class Tabular(DomainSource):
             ]
         if findings:
             raise DataError("the data cannot be used:\n- " + "\n- ".join(findings))
-        return Corpus(tuple(bodies[name] for name in origins), bodies["general"], bodies.get("unknown"))
+        return Corpus(
+            tuple(bodies[name] for name in origins), bodies["general"], bodies.get("unknown"), bodies.get("negatives")
+        )
 
     def _others(self) -> dict[str, Where]:
-        return {name: where for name, where in (("general", self.general), ("unknown", self.unknown)) if where}
+        others = {"general": self.general, "unknown": self.unknown, "negatives": self.negatives}
+        return {name: where for name, where in others.items() if where}
 
     def _body(self, name: str, origins: Sequence[Origin], seen: set[str]) -> Domain:
         splits: BySplit = {split: [] for split in SPLITS}
@@ -117,7 +126,7 @@ class Tabular(DomainSource):
         if not any(splits.values()):
             raise DataError("there are no rows; add some or leave it out")
         refuse_repeated_ids(splits)
-        splits = without_overlap(splits, drop=self.on_overlap == "drop", whole_text=name == "general")
+        splits = without_overlap(splits, drop=self.on_overlap == "drop", whole_text=name in _TEXTS)
         kept: dict[Split, tuple[Example, ...]] = {
             split: self._drawn(name, split, rows) for split, rows in splits.items()
         }
@@ -133,12 +142,14 @@ class Tabular(DomainSource):
         placed, findings = [], []
         for table in tables:
             try:
-                if name == "general" and has_text(table, columns):
+                if name in _TEXTS and has_text(table, columns):
                     size, words = self.general_characters, self.general_prompt_words
                     placed += passages(table, columns, characters=size, prompt_words=words)
                 else:
                     within = name in self.document_in_prompt
-                    placed += examples(table, columns, response_needed=name != "unknown", document_in_prompt=within)
+                    placed += examples(
+                        table, columns, response_needed=name not in _UNANSWERED, document_in_prompt=within
+                    )
             except DataError as error:
                 findings.append(str(error))
         if findings:
@@ -147,11 +158,11 @@ class Tabular(DomainSource):
 
     def _key(self, name: str, example: Example) -> str:
         # Plain texts may share their first words, which are the prompt; their group tells them apart.
-        by_group = self.split_by == "group" or name == "general"
+        by_group = self.split_by == "group" or name in _TEXTS
         return example.group if by_group else f"{example.document}\0{example.prompt}"
 
     def _drawn(self, name: str, split: Split, rows: Sequence[Placed]) -> tuple[Example, ...]:
-        fitting = [row.example for row in rows if name == "general" or self._fits(row.example)]
+        fitting = [row.example for row in rows if name in _TEXTS or self._fits(row.example)]
         if len(fitting) < len(rows):
             log.info(
                 "%s %s: %d of %d rows have at most %s characters and are kept",

@@ -121,12 +121,16 @@ class GateBatch(DeviceBatch):
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Encoded rows of one domain, the choice they belong to, and how many of them enter every batch."""
+    """Encoded rows of one domain, the choice they belong to, and how many of them enter every batch.
+
+    speaks: their responses are to be learnt. resembles: they belong to no expert, and are worded like an expert's.
+    """
 
     rows: tuple[Encoded, ...]
     choice: int
     per_batch: int
     speaks: bool = True
+    resembles: bool = False
 
 
 class MixtureStream(Stream[GateBatch]):

@@ -34,11 +34,7 @@ class Rows:
         What was dropped, cut or divided because of its length is counted in lines added to `notes`.
         """
         corpus = data.load()
-        corpus = Corpus(
-            tuple(self._cut(domain) for domain in corpus.domains[: self.domains]),
-            self._cut(corpus.general),
-            None if corpus.unknown is None else self._cut(corpus.unknown),
-        )
+        corpus = replace(corpus, domains=corpus.domains[: self.domains]).map(self._cut)
         fitted, report = fit_corpus(corpus, base.tokenizer, base.context, self.on_long)
         if notes is not None and report.too_long:
             notes.extend(str(report).splitlines())

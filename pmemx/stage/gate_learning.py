@@ -23,7 +23,7 @@ def prompts_of(sources: Sequence[Source], *, unanswerable: bool = False) -> list
     return [
         (Encoded(row.ids[: row.prompt_length], row.prompt_length), source.choice)
         for source in sources
-        if source.per_batch and (source.speaks or unanswerable)
+        if source.per_batch and (unanswerable or not source.resembles)
         for row in source.rows
         if row.prompt_length
     ]

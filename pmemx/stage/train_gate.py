@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pmemx.core.bank import ExpertBank
 from pmemx.core.base_model import BaseModel, LoadedBase
@@ -38,8 +39,8 @@ class TrainGateStage(Stage):
     for; the others need nothing. The experts and the base stay frozen, and what was learnt already in this folder stays.
 
     gates decide by `select` when they are trained; compositions say it themselves where it matters. select must pass
-    gradients to the scores, so it is soft. mixing: see core.mix.Mixing. per_domain, general and unknown: rows of each kind in
-    a batch; 0 leaves the kind out. most_steps: a limit for every trainer, those of compositions too; 0: none. checkpoints: see
+    gradients to the scores, so it is soft. mixing: see core.mix.Mixing. per_domain, general, unknown and negatives: rows of
+    each kind in a batch; 0 leaves the kind out. most_steps: a limit for every trainer, those of compositions too; 0: none. checkpoints: see
     DistillStage.
     """
 
@@ -57,6 +58,7 @@ class TrainGateStage(Stage):
     per_domain: int = 4
     general: int = 16
     unknown: int = 16
+    negatives: int = 16
     most_steps: int = 0
     mixing: Mixing = "after"
 
@@ -97,7 +99,7 @@ class TrainGateStage(Stage):
 
     def work(self, workspace: Workspace, corpus: Corpus, composition: Composition, gate: Gate) -> str:
         """Digest of all that a gate comes from: one that differs in any of it must not go on from its checkpoints."""
-        batch = [self.per_domain, self.general, self.unknown]
+        batch = [self.per_domain, self.general, self.unknown, self.negatives]
         experts = course_digests(workspace.folder, "experts")
         taught = [experts, list(composition.transforms), list(corpus), batch, workspace.seed]
         how = [self.select_of(composition, gate), composition.mixing, composition.losses or self.losses]
@@ -151,6 +153,7 @@ class _Learning:
             per_domain=stage.per_domain,
             general=stage.general,
             unknown=stage.unknown,
+            negatives=stage.negatives,
         )
 
     def run(self) -> Learnt:
@@ -221,10 +224,15 @@ class _Learning:
 
 
 def _numbers(gate: Gate) -> int:
-    """How many numbers were learnt: parameters, what a search moved, or the weights of detectors that are not zero."""
+    """How many numbers were learnt: parameters, what a search moved, or the weights of a detector but for its commonest."""
     if isinstance(gate, SearchedGate):
         return gate.numbers().numel()
     if isinstance(gate, DetectorGate):
         state = gate.state_dict()
-        return sum(int(state[key].count_nonzero()) for key in gate.choice_rows or () if state[key].is_floating_point())
+        return sum(_told_apart(state[key]) for key in gate.choice_rows or () if state[key].is_floating_point())
     return sum(parameter.numel() for parameter in gate.parameters() if parameter.requires_grad)
+
+
+def _told_apart(rows: Tensor) -> int:
+    """Entries that differ from the commonest of their row, which stands for all that was never seen."""
+    return int((rows != rows.mode(dim=-1, keepdim=True).values).sum())

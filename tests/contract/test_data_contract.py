@@ -27,7 +27,7 @@ def composed(name):
 
 def copy_heads(source, target, lines):
     """A folder of the same files, each with its first lines only, so that loading takes seconds."""
-    for file in source.rglob("*.jsonl"):
+    for file in (*source.rglob("*.jsonl"), *source.glob("general/*.txt")):
         copy = target / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         with file.open("rb") as rows:

@@ -288,8 +288,15 @@ def test_plain_text_is_cut_into_passages_with_a_prompt(folder):
     general = load(
         folder, {"law": "law.jsonl"}, general="story.txt", general_characters=200, general_prompt_words=5
     ).general
-    assert all(len(f"{e.prompt} {e.response}") <= 200 and len(e.prompt.split()) == 5 for e in everything(general))
+    assert all(len(f"{e.prompt} {e.response}") <= 200 for e in everything(general))
     told = {f"{e.prompt} {e.response}" for e in everything(general)}
+    # Prompts of every length from five words to three quarters of the passage, which begins anywhere in a sentence.
+    lengths = [(len(e.prompt.split()), len(f"{e.prompt} {e.response}".split())) for e in everything(general)]
+    assert all(5 <= prompt <= max(5, 3 * whole / 4) or whole < 7 for prompt, whole in lengths)
+    assert len({prompt for prompt, _ in lengths}) > 15
+    assert {passage.split()[0] for passage in told} >= {"Word", "of", "the", "story."}
+    again = load(folder, {"law": "law.jsonl"}, general="story.txt", general_characters=200, general_prompt_words=5)
+    assert again.general == general
     assert sum(map(len, told)) + len(told) - 1 == len(story)
     assert all(part in story for part in told)
 
@@ -299,7 +306,7 @@ def test_passages_of_one_document_of_many_are_in_one_split(folder):
     (folder / "tales.txt").write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
     write_jsonl(folder / "law.jsonl", rows(30))
     general = load(folder, {"law": "law.jsonl"}, general=["tales.txt"], general_characters=150).general
-    tales = [{e.prompt.split()[1] for e in split} for split in (general.train, general.validation, general.test)]
+    tales = [{e.group for e in split} for split in (general.train, general.validation, general.test)]
     assert sum(map(len, tales)) == 30
     assert len(everything(general)) > 100
 
@@ -310,6 +317,17 @@ def test_general_text_may_be_prompts_and_responses_of_several_files(folder):
     general = load(folder, {"law": "law.jsonl"}, general=["general.jsonl", "more.jsonl"]).general
     assert len(everything(general)) == 70
     assert ("more 3?", "answer 3") in pairs(general)
+
+
+def test_negatives_are_passages_of_text_or_prompts_without_a_response(folder):
+    write_jsonl(folder / "law.jsonl", rows(30))
+    (folder / "other.txt").write_text(" ".join(f"Other {i} text." for i in range(900)), encoding="utf-8")
+    write_jsonl(folder / "asked.jsonl", [{"prompt": f"who is {i}?"} for i in range(30)])
+    negatives = load(folder, {"law": "law.jsonl"}, negatives=["other.txt", "asked.jsonl"]).negatives
+    assert negatives is not None and negatives.name == "negatives"
+    prompts = {e.prompt for e in everything(negatives)}
+    assert "who is 3?" in prompts and any(prompt.startswith(("Other", "text.")) for prompt in prompts)
+    assert load(folder, {"law": "law.jsonl"}).negatives is None
 
 
 def test_unknown_prompts_need_no_response(folder):

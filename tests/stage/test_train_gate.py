@@ -210,9 +210,16 @@ class TestExamples:
     def test_are_the_prompts_of_rows_that_can_be_answered(self):
         law = Source((Encoded((3, 4, 30), 2), Encoded((4, 4, 3, 30, 30), 3)), 1, per_batch=4)
         text = Source((Encoded((20, 21, 30), 2), Encoded((30, 30), 0)), 0, per_batch=4)
-        unknown = Source((Encoded((3, 5, 30), 2),), 0, per_batch=4, speaks=False)
+        unknown = Source((Encoded((3, 5, 30), 2),), 0, per_batch=4, speaks=False, resembles=True)
         left_out = Source((Encoded((10, 11, 12, 30), 3),), 2, per_batch=0)
         assert prompts_of([law, text, unknown, left_out]) == [self.prompts[0], self.prompts[2], self.prompts[3]]
+
+    def test_negatives_are_shown_to_every_gate_and_what_resembles_an_expert_to_those_that_ask_for_it(self):
+        negatives = Source((Encoded((25, 26, 30), 2),), 0, per_batch=4, speaks=False)
+        unknown = Source((Encoded((3, 5, 30), 2),), 0, per_batch=4, speaks=False, resembles=True)
+        shown = [(Encoded((25, 26), 2), 0), (Encoded((3, 5), 2), 0)]
+        assert prompts_of([negatives, unknown]) == shown[:1]
+        assert prompts_of([negatives, unknown], unanswerable=True) == shown
 
     @pytest.mark.parametrize("batch_size", [1, 3, 8])
     @pytest.mark.parametrize("granularity", ["token", "prompt"])
