@@ -24,13 +24,19 @@ class TrackingGate(DetectorGate):
     """A token's evidence for an expert is the sum of that expert's weights for the phrases that end with the token.
 
     Phrases are one to `window` neighbouring tokens, told apart by the signs of `bits` random projections of their embeddings
-    and put into `buckets` by hashing, so that a gate needs no vocabulary and a phrase costs a look into a table. The weights
+    and put into `buckets` by hashing, an equal part for each length, so that a gate needs no vocabulary and a phrase costs a
+    look into a table. The weights
     of an expert are a logistic regression of its own examples against those of no expert, without a constant: convex, done
     in a fraction of a second, blind to all other experts. Its penalty, `l2` over the number of examples of no expert (a
     prior of fixed strength), draws the weights not to zero but to `likelihood` times those of naive Bayes (after NBSVM, Wang
     and Manning 2012), which say how much likelier a phrase is in the expert's texts: where telling the expert's examples
     from no expert's leaves a weight open, it is that of a likelihood, and the evidence of experts that never met in training
     compares. One that joins later changes no number of the others.
+
+    A phrase that none of the expert's examples holds speaks against it, whatever domain it is of: by `novelty` times the
+    logarithm of how often a phrase of an expert's example is in no other example of it (Good and Turing's estimate of what
+    is still unseen, doi:10.1093/biomet/40.3-4.237) over how often a phrase of no expert's text is in none of them. So a text of
+    another kind than all examples goes to no expert, though nothing like it was among the examples of no expert.
 
     What tokens say becomes a decision by FixedShare (hold, turn, none). Examples of no expert that look like an expert's (the same
     questions about something it does not know) are what teaches a detector to say "none".
@@ -49,6 +55,7 @@ class TrackingGate(DetectorGate):
         buckets: int = 32768,
         l2: float = 0.02,
         likelihood: float = 0.1,
+        novelty: float = 0.3,
         hold: float = 64.0,
         turn: float = 0.9,
         none: float = 0.5,
@@ -66,12 +73,23 @@ class TrackingGate(DetectorGate):
             raise ConfigError(
                 f"gate.likelihood = {likelihood} must not be negative; 0 draws weights to zero, 1 to naive Bayes"
             )
-        self.window, self.reach, self.buckets, self.l2, self.likelihood = window, window - 1, buckets, l2, likelihood
+        if not novelty >= 0:
+            raise ConfigError(
+                f"gate.novelty = {novelty} must not be negative; 0 lets phrases that were never seen be silent"
+            )
+        if buckets < window:
+            raise ConfigError(
+                f"gate.buckets = {buckets} leaves none for some of {window} lengths; give each at least one"
+            )
+        self.window, self.reach, self.buckets, self.room = window, window - 1, buckets, buckets // window
+        self.l2, self.likelihood, self.novelty = l2, likelihood, novelty
         self.pool = FixedShare(hold=hold, turn=turn, none=none)
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("directions", torch.randn(shape.width, bits, generator=generator))
         self.register_buffer("powers", 2 ** torch.arange(bits), persistent=False)
         self.register_buffer("factors", torch.randint(2**62, (window + 1,), generator=generator) | 1)
+        # In the file, so that evidence of another layout is refused.
+        self.register_buffer("buckets_by_length", torch.full((window,), self.room))
         self.register_buffer("evidence", torch.zeros(shape.num_choices, buckets))
         self.register_buffer("learnt", torch.zeros(shape.num_choices, dtype=torch.bool))
         self.register_buffer("background", torch.zeros(0, dtype=torch.int32))
@@ -86,7 +104,7 @@ class TrackingGate(DetectorGate):
         for back in range(self.window):
             start = self.reach - back
             code = code + (token[:, start : start + length] + 1) * factors[back]
-            found.append(_hashed(code, factors[-1]) % self.buckets)
+            found.append(_hashed(code, factors[-1]) % self.room + back * self.room)
         return torch.stack(found, dim=-1)
 
     def read(self, hidden: Float[Tensor, "batch seen width"]) -> Float[Tensor, "batch token feature"]:
@@ -136,6 +154,7 @@ class TrackingGate(DetectorGate):
             with torch.inference_mode(False):
                 centre = self.likelihood * _naive_bayes(examples, background, self.buckets)
                 found = _detector(sorted(examples), background, centre, self.l2 / len(background))
+                found += self.novelty * _unseen(examples, background, self.buckets, self.room)
             self.get_buffer("evidence")[choice] = found
             self.get_buffer("learnt")[choice] = True
         self._noted.clear()
@@ -165,6 +184,26 @@ def _naive_bayes(own: list[tuple[int, ...]], others: list[tuple[int, ...]], buck
     ]
     smooth = [torch.log((count + SMOOTHING) / (count.sum() + SMOOTHING * buckets)) for count in counts]
     return torch.where(counts[0] + counts[1] > 0, smooth[0] - smooth[1], 0.0)
+
+
+def _unseen(
+    own: list[tuple[int, ...]], others: list[tuple[int, ...]], buckets: int, room: int
+) -> Float[Tensor, " bucket"]:
+    """Evidence of a phrase that no example of `own` holds, in nats and never above 0; 0 for the phrases that one holds.
+
+    room: how many neighbouring buckets phrases of one length have. Each length has its own rates: long phrases are mostly new.
+    """
+    holding = torch.tensor([b for row in own for b in set(row)], dtype=torch.long).bincount(minlength=buckets)
+    rates = []
+    # Leave one out: a phrase of an example is new to the others if that example alone holds it.
+    for rows, most in ((own, 1), (others, 0)):
+        phrases = torch.tensor([b for row in rows for b in row], dtype=torch.long)
+        new = (phrases // room)[holding[phrases] <= most].bincount(minlength=buckets // room)
+        rates.append((new + 1) / ((phrases // room).bincount(minlength=buckets // room) + 2))
+    evidence = torch.log(rates[0] / rates[1]).clamp_max(0)
+    return torch.where(
+        holding == 0, evidence[torch.arange(buckets).div(room, rounding_mode="floor").clamp_max(len(evidence) - 1)], 0.0
+    )
 
 
 def _detector(
