@@ -47,6 +47,22 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class UncoveredPrompt:
+    """Where one gate sent one prompt that no expert it could choose covers.
+
+    domain: general text, of which the prompt is a passage of so many tokens, or a domain whose own expert was barred, of which
+    it is a held-out prompt (tokens is 0: whatever length it has). abstained: no expert had the greatest weight.
+    """
+
+    gate: str
+    domain: str
+    tokens: int
+    id: str
+    group: str
+    abstained: bool
+
+
+@dataclass(frozen=True)
 class SiteLoad:
     """Mean weight of each choice at one site over the prompts of one domain."""
 
@@ -82,6 +98,7 @@ class Evidence:
     decisions: tuple[Decision, ...] = ()
     loads: tuple[SiteLoad, ...] = ()
     sequence: tuple[str, ...] = ()
+    uncovered: tuple[UncoveredPrompt, ...] = ()
     _index: dict[tuple[str, str, str], tuple[Answer, ...]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
@@ -98,7 +115,7 @@ class Evidence:
         """The answers of one method on one domain and split; empty where none were measured."""
         return self._index.get((method, domain, split), ())
 
-    def cluster(self, row: Answer | Decision) -> str:
+    def cluster(self, row: Answer | Decision | UncoveredPrompt) -> str:
         """Name of what is independent of other questions: a document, in whichever of pooled runs it was asked about."""
         return f"{self._asking.get(row.domain, row.domain)}/{row.group}"
 
@@ -107,8 +124,13 @@ class Evidence:
         """Methods in the order of their first answer."""
         return tuple(dict.fromkeys(answer.method for answer in self.answers))
 
+    @property
+    def passage_lengths(self) -> tuple[int, ...]:
+        """Of the passages of general text that gates were shown, in tokens, ascending."""
+        return tuple(sorted({row.tokens for row in self.uncovered if row.tokens}))
+
     def write(self, path: Path) -> None:
-        """One JSON object a line: a head, then answers, decisions and loads."""
+        """One JSON object a line: a head, then answers, decisions, loads and uncovered prompts."""
         with path.open("w", encoding="utf-8") as file:
             for kind, row in self._lines():
                 file.write(json.dumps({"kind": kind} | row, ensure_ascii=False) + "\n")
@@ -122,7 +144,12 @@ class Evidence:
                 "sequence": self.sequence,
             },
         )
-        for kind, rows in (("answer", self.answers), ("decision", self.decisions), ("load", self.loads)):
+        for kind, rows in (
+            ("answer", self.answers),
+            ("decision", self.decisions),
+            ("load", self.loads),
+            ("uncovered", self.uncovered),
+        ):
             for row in rows:
                 yield kind, asdict(row)
 
@@ -130,7 +157,7 @@ class Evidence:
     def read(path: Path) -> "Evidence":
         """The evidence that `write` wrote."""
         head: dict = {}
-        answers, decisions, loads = [], [], []
+        answers, decisions, loads, uncovered = [], [], [], []
         with path.open(encoding="utf-8") as file:
             for line in file:
                 row = json.loads(line)
@@ -143,6 +170,8 @@ class Evidence:
                         decisions.append(Decision(**row | {"weights": tuple(row["weights"])}))
                     case "load":
                         loads.append(SiteLoad(**row | {"weights": tuple(row["weights"])}))
+                    case "uncovered":
+                        uncovered.append(UncoveredPrompt(**row))
         return Evidence(
             tuple(DomainFacts(**domain) for domain in head["domains"]),
             tuple(head["experts"]),
@@ -150,6 +179,7 @@ class Evidence:
             tuple(decisions),
             tuple(loads),
             tuple(head["sequence"]),
+            tuple(uncovered),
         )
 
     @staticmethod
@@ -159,7 +189,7 @@ class Evidence:
             return tuple(json.loads(file.readline())["experts"])
 
 
-Row = TypeVar("Row", Answer, Decision)
+Row = TypeVar("Row", Answer, Decision, UncoveredPrompt)
 
 
 def pooled(parts: Mapping[str, Evidence]) -> Evidence:
@@ -207,6 +237,7 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
     answers: list[Answer] = []
     decisions: list[Decision] = []
     loads: list[SiteLoad] = []
+    uncovered: list[UncoveredPrompt] = []
     for name, part in ordered.items():
         domains = {domain.name: _domain_in(domain, name) for domain in part.domains}
 
@@ -217,7 +248,15 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
         answers += [moved(row) for row in part.answers if row.method in methods]
         decisions += [moved(row) for row in part.decisions if row.gate in gates]
         loads += [replace(row, domain=domains[row.domain]) for row in part.loads if row.gate in gates]
-    return Evidence(tuple(facts.values()), experts, tuple(answers), tuple(decisions), _averaged(loads))
+        uncovered += [moved(row) for row in part.uncovered if row.gate in gates]
+    return Evidence(
+        tuple(facts.values()),
+        experts,
+        tuple(answers),
+        tuple(decisions),
+        _averaged(loads),
+        uncovered=tuple(uncovered),
+    )
 
 
 def _asked_alike(parts: Sequence[Evidence], methods: Collection[str], gates: Collection[str]) -> set[str]:

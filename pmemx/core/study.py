@@ -33,7 +33,7 @@ class StudiedMethod:
     """One method over all seeds; None is what was not measured.
 
     recovery, score: over the domains with an expert. routing: share of prompts sent to their expert. unknown: share of
-    unanswerable prompts sent to no expert. general: nats per token lost on general text. multiply_adds: per token, the
+    unanswerable prompts sent to no expert, left_out: of a domain's prompts while its expert is barred. general: nats per token lost on general text. multiply_adds: per token, the
     base's being 1. parameters: how many were trained. seconds: to train. by_seed: recovery of each seed alone.
     """
 
@@ -44,6 +44,7 @@ class StudiedMethod:
     score: Figure | None = None
     routing: Figure | None = None
     unknown: Figure | None = None
+    left_out: Figure | None = None
     general: Figure | None = None
     multiply_adds: Spread | None = None
     parameters: Spread | None = None
@@ -83,6 +84,7 @@ class Study:
     dropped: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    passage_lengths: tuple[int, ...] = ()
 
     def write(self, folder: Path) -> Path:
         """Write study.json whole or not at all."""

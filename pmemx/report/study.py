@@ -13,6 +13,7 @@ from pmemx.report.run import label
 from pmemx.report.study_charts import against_cost, forest, frontier
 from pmemx.report.style import standalone
 from pmemx.report.tables import number, percent, table
+from pmemx.report.uncovered import uncovered_part
 from pmemx.report.unseen import REFERENCES, unseen_part
 
 OUTCOMES: dict[Outcome, Kind] = {"reproduced": "yes", "not reproduced": "no", "not testable": "open"}
@@ -27,9 +28,9 @@ def write_study(study: Study, folder: Path) -> Path:
     save_pictures([picture for part in paper.parts for picture in part.pictures], folder)
     lines = [f"# {paper.title}", "", paper.subtitle, "", *([f"**{paper.notice}**", ""] if paper.notice else [])]
     lines += [sheet_markdown(_results(study)), "", *(f"- {line}" for line in _columns(study))]
-    beyond = unseen_part(study)
-    for sheet in beyond.sheets if beyond is not None else ():
-        lines += ["", f"## {sheet.title}", "", sheet_markdown(sheet)]
+    for part in (uncovered_part(study), unseen_part(study)):
+        for sheet in part.sheets if part is not None else ():
+            lines += ["", f"## {sheet.title}", "", sheet_markdown(sheet)]
     write_whole(folder / "table.md", ("\n".join(lines) + "\n").encode())
     path = folder / "index.html"
     write_whole(path, paper_html(paper).encode())
@@ -61,8 +62,7 @@ def paper_of(study: Study) -> Paper:
         else ""
     )
     shown = [_setup(study), _table_part(study), *_pictures(study)]
-    if (beyond := unseen_part(study)) is not None:
-        shown.append(beyond)
+    shown += [part for part in (uncovered_part(study), unseen_part(study)) if part is not None]
     parts = [*shown, _claims(study), _limits(study), _provenance(study)]
     title, told = study.title, " · ".join(filter(None, subtitle))
     return Paper(title, told, " ".join(_sentences(study)), tuple(parts), notice, _summary(study))
@@ -163,6 +163,8 @@ def _columns(study: Study) -> tuple[str, ...]:
     unknown = (
         "; unknown → none: share of prompts that nobody can answer sent to no expert" if _asks_unknown(study) else ""
     )
+    if _leaves_out(study):
+        unknown += "; left out → none: the same of a domain's prompts while its expert is barred"
     return (
         f"recovery: of what the right expert gains over the base, with its 95 % interval; {'exact match' if study.score == 'exact' else 'nats'}: {lost}.",
         f"routed right: share of held-out prompts of the experts' domains whose greatest weight is their expert's{unknown}.",
@@ -178,10 +180,15 @@ def _asks_unknown(study: Study) -> bool:
     return any(method.unknown for method in study.methods)
 
 
+def _leaves_out(study: Study) -> bool:
+    return any(method.left_out for method in study.methods)
+
+
 def _results(study: Study) -> Sheet:
     score = "exact match, %" if study.score == "exact" else "nats per token"
     unknown = ("unknown → none, %",) if _asks_unknown(study) else ()
-    columns = ("method", "source", "recovery, % [95 %]", score, "routed right, %", *unknown, "general, nats", "cost", "trained", "seconds")  # fmt: skip
+    left_out = ("left out → none, %",) if _leaves_out(study) else ()
+    columns = ("method", "source", "recovery, % [95 %]", score, "routed right, %", *unknown, *left_out, "general, nats", "cost", "trained", "seconds")  # fmt: skip
     groups = []
     for group, methods in _groups(study).items():
         best = _best(methods)
@@ -201,6 +208,7 @@ def _row(study: Study, method: StudiedMethod, best: bool) -> tuple[str | Cell, .
         _percentage(method.score) if study.score == "exact" else number(score),
         _percentage(method.routing),
         *((_percentage(method.unknown),) if _asks_unknown(study) else ()),
+        *((_percentage(method.left_out),) if _leaves_out(study) else ()),
         number(method.general.value if method.general else None),
         _cost(method.multiply_adds),
         _count(method.parameters),

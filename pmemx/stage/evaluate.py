@@ -24,6 +24,7 @@ from pmemx.stage.exam import Exam
 from pmemx.stage.origin import versions
 from pmemx.stage.together import Together, load_together
 from pmemx.stage.training import loaded
+from pmemx.stage.uncovered import UncoveredPrompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,8 @@ class EvaluateStage(Stage):
     ("oracle": "bank_oracle" gives methods "bank_oracle/<phase>"); experts of later phases are then away.
     reliability_rows: about so many prompts of the distillation are asked per domain, evenly spread. questions: see Exam. costs: count the
     multiply-adds of every method beside the base's. cells: a folder in which the answers of a method are kept, so that a run
-    that was killed asks no method twice; an edited program asks anew. Null keeps none.
+    that was killed asks no method twice; an edited program asks anew. Null keeps none. uncovered: prompts that no expert covers,
+    which every gate is shown; None leaves them out.
     """
 
     base_model: BaseModel
@@ -69,6 +71,7 @@ class EvaluateStage(Stage):
     questions: int = 0
     costs: bool = False
     cells: str | None = None
+    uncovered: UncoveredPrompts | None = None
 
     def run(self, workspace: Workspace) -> dict[str, float]:
         """Writes evidence.jsonl, puts figures into the ledger and returns their values by name.
@@ -82,7 +85,15 @@ class EvaluateStage(Stage):
         methods = list(self._methods(workspace, exam))
         # One fingerprint serves a base in any precision, and knows no tokenizer.
         program = [repr(self.base_model), str(base.model.dtype), base.model.device.type, versions(), source_digest()]
-        common = [base.fingerprint, program, list(corpus), bank.names, self.reliability_rows, self.questions]
+        common = [
+            base.fingerprint,
+            program,
+            list(corpus),
+            bank.names,
+            self.reliability_rows,
+            self.questions,
+            self.uncovered,
+        ]
         figures: dict[str, Figure] = {}
         with workspace.progress("Evaluate", total=len(methods)) as advance:
             sample = exam.sample() if self.costs else []
@@ -153,6 +164,8 @@ class EvaluateStage(Stage):
         def sit() -> None:
             with attach() as routed:
                 exam.sit(name, routed, train=True, decisions=True)
+                if self.uncovered is not None:
+                    exam.sit_uncovered(name, routed, self.uncovered)
 
         learnt = gate_learnt(gates, name)
         method = [repr(composition.gate), composition.select, composition.mixing, list(composition.transforms)]

@@ -13,9 +13,10 @@ from pmemx.core.bank import ExpertBank
 from pmemx.core.base_model import LoadedBase
 from pmemx.core.domain import Corpus, Domain, Example
 from pmemx.core.encoding import Encoded, encode
-from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence, SiteLoad, Split
+from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence, SiteLoad, Split, UncoveredPrompt
 from pmemx.runtime.attach import Routed
 from pmemx.runtime.score import Scored, score
+from pmemx.stage.uncovered import UncoveredPrompts
 
 
 @dataclass(eq=False)
@@ -35,6 +36,7 @@ class Exam:
     answers: list[Answer] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     loads: list[SiteLoad] = field(default_factory=list)
+    uncovered: list[UncoveredPrompt] = field(default_factory=list)
     _reference: list[Tensor] = field(default_factory=list)
 
     def once(self, path: Path, sit: Callable[[], None]) -> None:
@@ -44,8 +46,9 @@ class Exam:
             self.answers += part.answers
             self.decisions += part.decisions
             self.loads += part.loads
+            self.uncovered += part.uncovered
             return
-        before = len(self.answers), len(self.decisions), len(self.loads)
+        before = len(self.answers), len(self.decisions), len(self.loads), len(self.uncovered)
         sit()
         part = Evidence(
             (),
@@ -53,6 +56,7 @@ class Exam:
             tuple(self.answers[before[0] :]),
             tuple(self.decisions[before[1] :]),
             tuple(self.loads[before[2] :]),
+            uncovered=tuple(self.uncovered[before[3] :]),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         # Two runs may sit the same exam at once.
@@ -64,6 +68,8 @@ class Exam:
     def sit_base(self) -> None:
         """The base alone."""
         for domain, split, examples in self._papers(train=True):
+            if self._unanswered(domain):
+                continue
             rows = self._encoded(examples)
             self._note("base", domain, split, examples, score(self.base.model, rows, pad=self._pad))
 
@@ -77,6 +83,8 @@ class Exam:
     def sit(self, method: str, routed: Routed, *, train: bool = False, decisions: bool = False) -> None:
         """One method with experts attached; train asks the prompts of the distillation, too."""
         for domain, split, examples in self._papers(train=train):
+            if not decisions and self._unanswered(domain):
+                continue
             general = domain.name == self.corpus.general.name and split == "test"
             reference = self._references(routed) if general else None
             scored = score(
@@ -91,13 +99,51 @@ class Exam:
             if decisions:
                 self._route(method, domain, split, examples, scored)
 
+    def sit_uncovered(self, gate: str, routed: Routed, prompts: UncoveredPrompts) -> None:
+        """Where a gate sends prompts that no expert covers: of each domain while its own expert is barred, and general text.
+
+        Of a gate whose experts are independent (`choice_rows`), a barred expert is an absent one. A trained gate was trained
+        with the expert, so that its share is no leave-one-out of the training.
+        """
+        for name in self.bank.names:
+            others = [other for other in self.bank.names if other != name]
+            if name not in {domain.name for domain in self.corpus.domains} or not others:
+                continue
+            domain = self.corpus.domain(name)
+            examples = _evenly(domain.test, prompts.questions)
+            rows = [Encoded(row.ids[: row.prompt_length], row.prompt_length) for row in self._encoded(examples)]
+            with routed.given(active=[others]):
+                abstained = self._abstained(routed, rows)
+            self.uncovered += [
+                UncoveredPrompt(gate, name, 0, example.id, example.group or example.id, none)
+                for example, none in zip(examples, abstained, strict=True)
+            ]
+        general = self.corpus.general
+        for length, passages in prompts.of_lengths(self.base, general.test):
+            abstained = self._abstained(routed, [row for _, row in passages])
+            self.uncovered += [
+                UncoveredPrompt(gate, general.name, length, str(number), group, none)
+                for number, ((group, _), none) in enumerate(zip(passages, abstained, strict=True))
+            ]
+
+    def _abstained(self, routed: Routed, rows: Sequence[Encoded]) -> list[bool]:
+        """Whether no expert has the greatest weight, on average over the sites. Who is told the domain is told of none."""
+        scored = score(self.base.model, rows, pad=self._pad, routed=routed, choice=0)
+        return [int(torch.tensor(list(row.load.values())).mean(dim=0).argmax()) == 0 for row in scored]
+
     def evidence(self, sequence: tuple[str, ...]) -> Evidence:
         """All rows so far."""
         facts = [
             DomainFacts(d.name, d.chance, d.family, d.name if d.name in self.bank.names else None) for d in self.corpus
         ]
         return Evidence(
-            tuple(facts), self.bank.names, tuple(self.answers), tuple(self.decisions), tuple(self.loads), sequence
+            tuple(facts),
+            self.bank.names,
+            tuple(self.answers),
+            tuple(self.decisions),
+            tuple(self.loads),
+            sequence,
+            tuple(self.uncovered),
         )
 
     def sample(self, rows: int = 4) -> list[tuple[list[Encoded], int]]:
@@ -107,6 +153,10 @@ class Exam:
     @property
     def _pad(self) -> int:
         return self.base.tokenizer.pad_token_id
+
+    def _unanswered(self, domain: Domain) -> bool:
+        """Nobody is asked to know the answers there; only decisions about them count."""
+        return domain is self.corpus.unknown or domain is self.corpus.negatives
 
     def _references(self, routed: Routed) -> list[Tensor]:
         """The base's predictions on general text, from which divergences are measured."""
@@ -125,10 +175,7 @@ class Exam:
                 yield domain, "train", domain.train[::step]
 
     def _held_out(self, domain: Domain) -> Sequence[Example]:
-        if not 0 < self.questions < len(domain.test):
-            return domain.test
-        # At even distances, so that every document and every form has its turn.
-        return [domain.test[i * len(domain.test) // self.questions] for i in range(self.questions)]
+        return _evenly(domain.test, self.questions)
 
     def _choice(self, domain: Domain) -> int:
         return self.bank.names.index(domain.name) + 1 if domain.name in self.bank.names else 0
@@ -139,8 +186,8 @@ class Exam:
     def _note(
         self, method: str, domain: Domain, split: Split, examples: Sequence[Example], scored: Sequence[Scored]
     ) -> None:
-        if self.corpus.unknown is not None and domain.name == self.corpus.unknown.name:
-            return  # Nobody knows the answers there; only decisions about them count.
+        if self._unanswered(domain):
+            return
         for example, row in zip(examples, scored, strict=True):
             self.answers.append(
                 Answer(
@@ -171,3 +218,10 @@ class Exam:
                     sums[site] = sums.get(site, torch.zeros(len(load))) + torch.tensor(load)
         for site, total in sums.items():
             self.loads.append(SiteLoad(gate, site, domain.name, tuple((total / len(examples)).tolist())))
+
+
+def _evenly(examples: Sequence[Example], number: int) -> Sequence[Example]:
+    """At most so many, at even distances, so that every document and every form has its turn; 0: all."""
+    if not 0 < number < len(examples):
+        return examples
+    return [examples[i * len(examples) // number] for i in range(number)]

@@ -82,6 +82,7 @@ class StudyStage(Stage):
                 dropped=tuple(sorted({m for part in parts.values() for m in part.methods} - set(evidence.methods))),
                 limits=(*_unlike(records), *self.limits),
                 versions=next(iter(records.values())).versions,
+                passage_lengths=evidence.passage_lengths,
             )
             study.write(folder)
             self.write(study, folder)
@@ -121,6 +122,7 @@ class StudyStage(Stage):
             score=figures.get(f"{measure}/{name}/all_domains/test"),
             routing=figures.get(f"routing/{name}/accuracy/all_domains/test"),
             unknown=figures.get(f"routing/{name}/accuracy/{self.unknown}/test"),
+            left_out=figures.get(f"uncovered/{name}/left_out/all_domains"),
             general=figures.get(f"forgetting_general/loss/{name}"),
             multiply_adds=cost("multiply_adds"),
             parameters=cost("parameters"),

@@ -10,13 +10,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence
+from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence, UncoveredPrompt
 from pmemx.core.metric import Figure, Metric
 from pmemx.stage.build import build
 
 CONF = Path(__file__).parents[2] / "conf" / "metric"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-SHARES = re.compile(r"exact_match/|/exact/(matrix|own)|own_is_best|/(accuracy|confusion|utilisation)/|/p$|/exact/.*/R/")
+SHARES = re.compile(
+    r"exact_match/|/exact/(matrix|own)|own_is_best|/(accuracy|confusion|utilisation)/|uncovered/|/p$|/exact/.*/R/"
+)
 NOT_NEGATIVE = re.compile(r"token_loss/|/kl/|/loss/(matrix|own)|entropy|mutual_information")
 
 
@@ -50,7 +52,12 @@ def run() -> Evidence:
         for fact in facts
         for k in range(6)
     ]
-    return Evidence(tuple(facts), domains, tuple(answers), tuple(decisions), (), domains)
+    uncovered = [
+        UncoveredPrompt("gate", name, tokens, f"{name}-{tokens}-{k}", f"{k // 2}", k % 4 > 0)
+        for name, tokens in (*((name, 0) for name in domains), ("general", 16), ("general", 64))
+        for k in range(6)
+    ]
+    return Evidence(tuple(facts), domains, tuple(answers), tuple(decisions), (), domains, tuple(uncovered))
 
 
 def _answer(method: str, domain: str, split, k: int) -> Answer:
@@ -121,7 +128,8 @@ class TestMetric:
         metric, evidence = metric_of(name), run()
         answers = tuple(replace(answer, group="one") for answer in evidence.answers)
         decisions = tuple(replace(decision, group="one") for decision in evidence.decisions)
-        figures = metric(replace(evidence, answers=answers, decisions=decisions))
+        uncovered = tuple(replace(row, group="one") for row in evidence.uncovered)
+        figures = metric(replace(evidence, answers=answers, decisions=decisions, uncovered=uncovered))
         assert figures and all(figure.low is None for figure in figures.values())
 
     def test_the_same_evidence_gives_the_same_figures(self, name):

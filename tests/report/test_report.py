@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pmemx.core.errors import DataError
-from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence, SiteLoad
+from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence, SiteLoad, UncoveredPrompt
 from pmemx.core.metric import Figure
 from pmemx.core.record import BaseEntry, BlockEntry, CurvePoint, RunRecord, append_curve
 from pmemx.report import write_report
@@ -18,7 +18,7 @@ from pmemx.report.tables import number, percent, with_interval
 NASTY = "<script>alert(1)</script> & $x_1$ |"
 DOMAINS = ("law", NASTY)
 SYSTEMS = ("base", "teacher", "oracle", "gate", "average")
-SECTIONS = ("experts", "recovery", "phrasings", "routing", "general", "growth", "training")
+SECTIONS = ("experts", "recovery", "phrasings", "routing", "uncovered", "general", "growth", "training")
 DRAWN = {"confusion_gate", "experts_exact", "experts_loss", "general", "growth", "growth_matrix", "phrasings", "recovery_exact", "sites_gate", "training"}  # fmt: skip
 
 
@@ -44,6 +44,8 @@ def figures() -> dict[str, Figure]:
     for domain in (*DOMAINS, "general", "unknown"):
         found[f"routing/gate/accuracy/{domain}/test"] = share
         found |= {f"routing/gate/confusion/{domain}/{choice}": share for choice in (*DOMAINS, "no_expert")}
+    found |= {f"uncovered/gate/left_out/{domain}": share for domain in (*DOMAINS, "all_domains")}
+    found |= {f"uncovered/gate/general/{tokens}": share for tokens in (16, 256)}
     found |= {
         f"forgetting_general/{name}/{m}": plain
         for name in ("loss", "kl", "exact")
@@ -69,7 +71,8 @@ def evidence() -> Evidence:
         for layer in (0, 1)
         for d in (*DOMAINS, "general")
     )
-    return Evidence(facts, DOMAINS, answers, decisions, loads, DOMAINS)
+    uncovered = tuple(UncoveredPrompt("gate", "general", tokens, "1", "g", True) for tokens in (16, 256))
+    return Evidence(facts, DOMAINS, answers, decisions, loads, DOMAINS, uncovered)
 
 
 @pytest.fixture(scope="module")

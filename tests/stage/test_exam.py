@@ -15,11 +15,14 @@ from pmemx.core.bank import ExpertBank
 from pmemx.core.base_model import BaseModel, LoadedBase
 from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
 from pmemx.core.domain import Corpus, Domain, DomainSource, Example
+from pmemx.core.errors import ConfigError
 from pmemx.core.evidence import Answer, Evidence
 from pmemx.core.stage import Workspace
 from pmemx.gate.arrow import ArrowGate
 from pmemx.gate.oracle import OracleGate
+from pmemx.gate.uniform import UniformGate
 from pmemx.runtime.attach import attached
+from pmemx.runtime.cache_check import check_cached_generation
 from pmemx.select.softmax import Softmax
 from pmemx.select.top_k import TopK
 from pmemx.stage import evaluate as module
@@ -27,6 +30,7 @@ from pmemx.stage.corpus import Rows
 from pmemx.stage.evaluate import EvaluateStage
 from pmemx.stage.exam import Exam
 from pmemx.stage.training import loaded
+from pmemx.stage.uncovered import UncoveredPrompts
 from pmemx.store.governed import GovernedStore
 
 WIDTH = 8
@@ -64,8 +68,10 @@ class TinyCorpus(DomainSource):
 
 @pytest.fixture(scope="module")
 def base() -> LoadedBase:
-    """The one that stages will load."""
-    return loaded(TinyBase())
+    """The one that stages will load; the check of its cache is no pass of an exam."""
+    base = loaded(TinyBase())
+    check_cached_generation(base.model)
+    return base
 
 
 def block(base: LoadedBase, name: str) -> CapabilityBlock:
@@ -186,10 +192,56 @@ class TestOnce:
         assert again.answers == [row]
 
 
+class TestUncovered:
+    def test_a_domain_is_asked_while_its_own_expert_is_barred(self, exam):
+        """A gate that is sure of the right expert, and next of none: what is asked of law goes to none where law is away."""
+        gate, told = OracleGate(exam.bank.shape(WIDTH)), []
+        with attached(exam.base.model, exam.bank, gate=gate, select=TopK()) as routed, routed.observed(told.append):
+            exam.sit_uncovered("oracle", routed, UncoveredPrompts(lengths=(), questions=3))
+        assert [(row.gate, row.domain, row.tokens, row.id, row.abstained) for row in exam.uncovered] == [
+            ("oracle", name, 0, f"{name}{number}", True) for name in ("law", "art") for number in (5, 7, 9)
+        ]
+        assert exam.answers == [] and exam.decisions == []
+        # A beginning and a word: the answers are not read.
+        assert {observation.attended.shape[1] for observation in told} == {2}
+
+    def test_a_gate_that_never_abstains_sends_them_to_an_expert_that_is_there(self, exam):
+        gate = UniformGate(exam.bank.shape(WIDTH))
+        with attached(exam.base.model, exam.bank, gate=gate, select=Softmax()) as routed:
+            exam.sit_uncovered("uniform", routed, UncoveredPrompts(lengths=(4, 999)))
+        assert {(row.domain, row.tokens) for row in exam.uncovered} == {("law", 0), ("art", 0), ("text", 4)}
+        assert not any(row.abstained for row in exam.uncovered)
+
+    def test_passages_are_cut_from_held_out_text_at_even_distances_and_begin_anywhere(self, base):
+        """Seven rows of two words: fourteen tokens, from which three passages of three are cut, each after the first token."""
+        text = TinyCorpus().load().general.test
+        words = [word for row in text for word in (row.prompt, row.response)]
+        ids = base.tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
+        (length, passages), *others = UncoveredPrompts(lengths=(4, 33), passages=3).of_lengths(base, text)
+        own = [(row.ids[1:], group) for group, row in passages]
+        assert others == [] and length == 4 and {row.prompt_length for _, row in passages} == {4}
+        assert own == [(tuple(ids[start : start + 3]), f"text{5 + start // 2}") for start in (0, 5, 11)]
+
+    def test_a_cell_keeps_them(self, exam, tmp_path):
+        def sit() -> None:
+            with attached(exam.base.model, exam.bank, gate=OracleGate(exam.bank.shape(WIDTH)), select=TopK()) as routed:
+                exam.sit_uncovered("oracle", routed, UncoveredPrompts(lengths=(4,)))
+
+        exam.once(tmp_path / "cell.jsonl", sit)
+        again = replace(exam, uncovered=[])
+        again.once(tmp_path / "cell.jsonl", lambda: None)
+        assert again.uncovered == exam.uncovered and again.uncovered
+
+    @pytest.mark.parametrize("setting", [{"passages": 0}, {"questions": 0}, {"lengths": (16, 1)}])
+    def test_settings_that_ask_nothing_are_refused(self, setting):
+        with pytest.raises(ConfigError, match=f"stage.evaluate.uncovered.{next(iter(setting))} holds"):
+            UncoveredPrompts(**setting)
+
+
 class TestStage:
     METHODS = ("base", "teacher", "oracle", "arrow", "average", "sum", "expert/law", "expert/art")
     # base 6 papers, teacher 2, oracle 6 and the reference, arrow 6, four baselines of 4.
-    PASSES = 6 + 2 + 7 + 6 + 16
+    PASSES = 5 + 2 + 7 + 6 + 12
 
     @pytest.fixture
     def folder(self, tmp_path, base) -> Path:
@@ -240,7 +292,7 @@ class TestStage:
         before = len(passes)
         resumed = self.run(folder)
         # The sum and the two experts, and the reference.
-        assert len(passes) - before == 3 * 4 + 1
+        assert len(passes) - before == 3 * 3 + 1
         assert resumed == self.run(folder, cells=None)
 
     def test_what_changes_the_answers_of_a_method_asks_that_method_anew(self, folder, passes):
