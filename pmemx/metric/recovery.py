@@ -14,8 +14,8 @@ from pmemx.metric.sample import (
     aligned,
     expert_domains,
     figure,
+    gap_of,
     last_stages,
-    range_of,
     rates,
     score_stratum,
     systems,
@@ -64,7 +64,8 @@ class Recovery(Metric):
             # A resample in which the oracle gains nothing makes the ratio meaningless: no interval, rather than a wild one.
             return (members - _mean(sums, -2)) / np.where(gap * (oracle - base) > 0, gap, np.nan)
 
-        low, high = sorted((end - base) / (oracle - base) for end in range_of(self.score))
+        # A recovery is 1 - (oracle - method) / (oracle - base), and the oracle of one document may be right or wrong.
+        low, high = (1 + end / abs(oracle - base) for end in gap_of(self.score))
         bounds: Interval | None = None if method == "oracle" else (low, high)
         return figure(strata, sum(map(len, parts)), recovered, bounds=bounds, floor=0.0, seed=self.seed)
 

@@ -14,7 +14,8 @@ def test_exact_match_by_hand(make):
     figures = ExactMatch()(make())
     law = figures["exact_match/gate/law/test"]
     assert (law.value, law.n, law.clusters, law.floor, law.ceiling) == (0.75, 4, 2, 0.25, 1.0)
-    assert (law.low, law.high) == (0.5, 1.0)
+    # Two documents, right by half and in full: the Wilson interval of 4.5 of 6 questions, at what a t of one degree allows.
+    assert (law.low, law.high) == pytest.approx((wilson(4.5, 6, confidence=1 - 1e-9)[0], 1.0), abs=0.01)
     both = figures["exact_match/gate/all_domains/test"]
     assert (both.value, both.n, both.clusters, both.floor, both.ceiling) == (0.625, 8, 4, 0.1875, 0.875)
     assert figures["exact_match/gate/tax/test/form/question-1"].value == 0.0
@@ -116,13 +117,17 @@ def test_a_gate_that_matches_the_oracle_on_a_few_documents_is_not_certain_to(mak
     }
     gate = Recovery()(make(perfect))["recovery/exact/gate/all_domains"]
     assert gate.value == 1.0
-    assert (gate.low, gate.high) == pytest.approx(wilson(4, 4))
+    least = wilson(4, 4)[0]
+    assert (gate.low, gate.high) == pytest.approx(
+        (least, 2 - least)
+    )  # on documents not asked the gate may be the better one
 
 
 def test_comparison_is_paired_by_question(make):
     figures = Comparison(references=["oracle"])(make())
     found = figures["comparison/exact/gate-oracle/law"]
-    assert (found.value, found.low, found.high, found.n, found.clusters) == (-0.25, -0.5, 0.0, 4, 2)
+    assert (found.value, found.n, found.clusters) == (-0.25, 4, 2)
+    assert found.low is not None and found.high is not None and -1 < found.low < -0.5 and 0 < found.high < 1
     # Two documents of tax and one of law changed: the sign pattern that all agree has probability 2 / 2^4, zeros doubled.
     assert figures["comparison/exact/gate-oracle/all_domains/p"].value == pytest.approx(0.5)
     assert not any("expert/" in name for name in figures)
