@@ -1,7 +1,7 @@
 # make quickstart    one whole run with the bundled model, ending in a report
 # make test          what a change must pass: ruff, pyright, pytest
 # make base-model    train the bundled base model again
-# make benchmarks    the engine beside PEFT, half an hour on a quiet machine, and a bank of 10,000 blocks
+# make benchmarks    the engine beside PEFT, half an hour on a quiet machine, a bank of 10,000 blocks, and the coverage of intervals
 #
 # All create .venv when it is missing. PYTHON chooses the interpreter (3.11 or newer); PIP_ARGS goes to pip.
 
@@ -25,6 +25,7 @@ base-model: $(VENV)/.installed
 benchmarks: $(VENV)/.installed
 	$(BIN)/python -m experiments.benchmarks.engine
 	$(BIN)/python -m experiments.benchmarks.bank
+	$(BIN)/python -m experiments.benchmarks.coverage
 
 test: lint unit
 
