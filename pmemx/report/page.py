@@ -75,7 +75,7 @@ READING = (
     "value [low, high] is a 95 % interval from a bootstrap that resamples whole clusters (documents), never single questions. "
     "Differences between methods are paired: both answered the same questions. Of a rate or a difference of rates each end is "
     "the farther one of the percentiles and of the Wilson interval at the effective sample size, for near 0 and 1 percentiles "
-    "alone are short. Short they remain, covering about 0.91 of truths, where few clusters make all errors and each makes many.",
+    "alone are short. Short they remain, covering 0.87 to 0.92 of truths, where a few clusters, each as a whole, make all the difference.",
     "n counts questions, clusters the independent groups among them. With few clusters the interval is wide, and it should be. "
     "Where every cluster agrees, it says how many disagreeing ones the sample could have missed; with a single cluster there is none.",
     "floor is what guessing gives; ceiling is the same base model reading the document in its context (for entropies: the largest possible).",
