@@ -1,7 +1,8 @@
 """Seeded splits and samples that depend on what a row says, never on where it stands."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, TypeVar
 
 from pmemx.core.errors import DataError
@@ -24,7 +25,7 @@ def check_fractions(fractions: Mapping[str, float], setting: str) -> None:
 
 
 def split_of(key: str, fractions: Mapping[str, float], seed: int) -> Split:
-    """The split of all rows with this key; other rows have no say, so that added rows move none."""
+    """The split of all rows with this key by its hash alone: other rows have no say."""
     draw = _uniform(seed, "split", key)
     for split in ("test", "validation"):
         draw -= fractions.get(split, 0.0)
@@ -33,12 +34,61 @@ def split_of(key: str, fractions: Mapping[str, float], seed: int) -> Split:
     return "train"
 
 
+def split_groups(
+    fractions: Mapping[str, Mapping[str, float]], seed: int, *, filled: Collection[Split] = ()
+) -> dict[str, Split]:
+    """The split of every key: that of its hash, but for the few keys that fill a split that would be empty.
+
+    An empty split takes the key whose draw lies nearest to its interval, of a split that keeps another key. Added rows
+    move no old key to another split, but those that filled an empty one.
+
+    Args:
+        fractions: by key, the share of each split; a share of 0 leaves the split empty.
+        filled: splits that have rows already.
+
+    Raises DataError where there are fewer keys than splits to fill.
+    """
+    splits = {key: split_of(key, shares, seed) for key, shares in fractions.items()}
+    wanted = [split for split in SPLITS if any(shares.get(split, 0.0) > 0 for shares in fractions.values())]
+    for split in wanted:
+        held = Counter(splits.values())
+        if held[split] or split in filled:
+            continue
+        free = [
+            key
+            for key, old in splits.items()
+            if fractions[key].get(split, 0.0) > 0 and (held[old] > 1 or old in filled)
+        ]
+        if not free:
+            needing = ", ".join(split for split in wanted if split not in filled)
+            raise DataError(
+                f"{len(splits)} {'group is' if len(splits) == 1 else 'groups are'} too few for {needing}; add rows of "
+                f"other groups (a group is a document, else a prompt), set data.split_by=prompt, give a file for each "
+                f"split, or set the share of validation to 0"
+            )
+        splits[min(free, key=lambda key: (_distance(key, fractions[key], seed, split), key))] = split
+    return splits
+
+
 def sample(items: Sequence[Item], count: int | None, seed: int, key: Callable[[Item], str]) -> tuple[Item, ...]:
     """At most `count` items in their old order, drawn without replacement by the hash of their keys; None keeps all."""
     if count is None or len(items) <= count:
         return tuple(items)
     ranked = sorted(range(len(items)), key=lambda i: (_uniform(seed, "sample", key(items[i])), i))
     return tuple(items[i] for i in sorted(ranked[:count]))
+
+
+def _distance(key: str, fractions: Mapping[str, float], seed: int, split: Split) -> float:
+    """How far a key's draw lies from the part of [0, 1) that belongs to the split."""
+    draw = _uniform(seed, "split", key)
+    test, validation = fractions.get("test", 0.0), fractions.get("validation", 0.0)
+    bounds: dict[Split, tuple[float, float]] = {
+        "test": (0.0, test),
+        "validation": (test, test + validation),
+        "train": (test + validation, 1.0),
+    }
+    start, end = bounds[split]
+    return max(start - draw, draw - end, 0.0)
 
 
 def _uniform(seed: int, purpose: str, key: str) -> float:

@@ -13,7 +13,7 @@ from pmemx.data.columns import Placed, check_columns, examples, has_text
 from pmemx.data.origin import Origin, find_domains
 from pmemx.data.passages import passages
 from pmemx.data.rows import Table
-from pmemx.data.split import SPLITS, Split, check_fractions, sample, split_of
+from pmemx.data.split import SPLITS, Split, check_fractions, sample, split_groups
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,9 @@ class Tabular(DomainSource):
 
     domains: a folder with one domain a file or subfolder, a list of paths, or a mapping of names to paths or to the
     fields of Origin. Files or dataset splits named train, validation and test are used as they are; else every group
-    goes to one split by a seeded hash of its name (split_by "prompt" lets rows about one document be in two splits,
-    which tests knowledge of documents that were read in training).
+    goes to one split by a seeded hash of its name, and no split stays empty.
+    split_by: what the test measures. "group": documents that no training saw, so a skill. "prompt": new questions, also
+    about documents that were read in training, so knowledge of these.
     general: the base model's own text, on which forgetting is measured: rows with the column text, rows of prompt
     and response, or .txt files. unknown: prompts that no expert can answer; their responses may be absent. negatives: text of
     many kinds that no expert covers, or prompts of such; gates learn from it what "no expert" means besides general text.
@@ -110,33 +111,40 @@ class Tabular(DomainSource):
 
     def _body(self, name: str, origins: Sequence[Origin], seen: set[str]) -> Domain:
         splits: BySplit = {split: [] for split in SPLITS}
+        unsplit: list[tuple[Placed, Mapping[str, float]]] = []
         for origin in origins:
-            columns = dict(self.columns) | dict(origin.columns)
-            fractions = origin.split_fractions or self.split_fractions
-            tables = origin.tables(Path(self.root), self.cache)
-            found = {column for group in tables.values() for table in group for column in table.columns}
-            seen |= found
-            if absent := [column for column in origin.columns.values() if column is not None and column not in found]:
-                raise DataError(
-                    f"`columns` names {absent[0]!r}, but the columns are {', '.join(sorted(found))}; correct it"
-                )
-            for split, group in tables.items():
-                for row in self._read(name, group, columns):
-                    splits[split or split_of(self._key(name, row.example), fractions, self.seed)].append(row)
-        if not any(splits.values()):
-            raise DataError("there are no rows; add some or leave it out")
+            for split, rows in self._rows(name, origin, seen).items():
+                if split is None:
+                    unsplit += [(row, origin.split_fractions or self.split_fractions) for row in rows]
+                else:
+                    splits[split] += rows
+        if not any(splits.values()) and not unsplit:
+            raise DataError("there are no rows; add some, raise data.max_characters, or leave it out")
+        fractions_of = {self._key(name, row.example): fractions for row, fractions in reversed(unsplit)}
+        chosen = split_groups(fractions_of, self.seed, filled=[split for split in SPLITS if splits[split]])
+        for row, _ in unsplit:
+            splits[chosen[self._key(name, row.example)]].append(row)
         refuse_repeated_ids(splits)
         splits = without_overlap(splits, drop=self.on_overlap == "drop", whole_text=name in _TEXTS)
-        kept: dict[Split, tuple[Example, ...]] = {
-            split: self._drawn(name, split, rows) for split, rows in splits.items()
-        }
-        if absent := [split for split in ("train", "test") if not kept[split]]:
-            num_groups = len({row.example.group for rows in splits.values() for row in rows})
+        if absent := [split for split in ("train", "test") if not splits[split]]:
             raise DataError(
-                f"{sum(map(len, splits.values()))} rows in {num_groups} groups leave none for {absent[0]}; add rows, "
-                f"raise data.max_characters, change data.split_fractions or data.seed, or give a file for each split"
+                f"no row is left for {absent[0]}, without those that are longer than data.max_characters and those that "
+                f"another split asks too; raise data.max_characters, or remove the repeated prompts"
             )
+        kept = {split: self._drawn(split, rows) for split, rows in splits.items()}
         return to_domain(name, kept, instruction=" ".join(origin.instruction for origin in origins).strip())
+
+    def _rows(self, name: str, origin: Origin, seen: set[str]) -> dict[Split | None, list[Placed]]:
+        """The rows of one origin by split, None where they are yet to be split, without those that are too long."""
+        columns = dict(self.columns) | dict(origin.columns)
+        tables = origin.tables(Path(self.root), self.cache)
+        found = {column for group in tables.values() for table in group for column in table.columns}
+        seen |= found
+        if absent := [column for column in origin.columns.values() if column is not None and column not in found]:
+            raise DataError(
+                f"`columns` names {absent[0]!r}, but the columns are {', '.join(sorted(found))}; correct it"
+            )
+        return {split: self._fitting(name, self._read(name, group, columns)) for split, group in tables.items()}
 
     def _read(self, name: str, tables: Sequence[Table], columns: Mapping[str, str | None]) -> list[Placed]:
         placed, findings = [], []
@@ -161,18 +169,18 @@ class Tabular(DomainSource):
         by_group = self.split_by == "group" or name in _TEXTS
         return example.group if by_group else f"{example.document}\0{example.prompt}"
 
-    def _drawn(self, name: str, split: Split, rows: Sequence[Placed]) -> tuple[Example, ...]:
-        fitting = [row.example for row in rows if name in _TEXTS or self._fits(row.example)]
+    def _fitting(self, name: str, rows: list[Placed]) -> list[Placed]:
+        fitting = [row for row in rows if name in _TEXTS or self._fits(row.example)]
         if len(fitting) < len(rows):
-            log.info(
-                "%s %s: %d of %d rows have at most %s characters and are kept",
-                name,
-                split,
-                len(fitting),
-                len(rows),
-                self.max_characters,
-            )
-        return sample(fitting, self.max_rows.get(split), self.seed, lambda e: f"{e.document}\0{e.prompt}\0{e.response}")
+            told = "%s: %d of %d rows have at most %s characters and are kept"
+            log.info(told, name, len(fitting), len(rows), self.max_characters)
+        return fitting
+
+    def _drawn(self, split: Split, rows: Sequence[Placed]) -> tuple[Example, ...]:
+        examples = [row.example for row in rows]
+        return sample(
+            examples, self.max_rows.get(split), self.seed, lambda e: f"{e.document}\0{e.prompt}\0{e.response}"
+        )
 
     def _fits(self, example: Example) -> bool:
         size = len(example.document) + len(example.prompt) + len(example.response)
