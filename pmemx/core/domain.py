@@ -75,6 +75,13 @@ class Domain:
         """True when every training prompt comes with the document that answers it."""
         return all(example.document for example in self.train)
 
+    @property
+    def tests_new_documents(self) -> bool:
+        """True when tested prompts have documents, none of which a training prompt has."""
+        read = {example.document for example in self.train}
+        tested = {example.document for example in self.test if example.document}
+        return bool(tested) and tested.isdisjoint(read)
+
 
 @dataclass(frozen=True)
 class Corpus:

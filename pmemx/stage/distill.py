@@ -59,6 +59,12 @@ class DistillStage(Stage):
             trainer=self.trainer,
             seed=workspace.seed,
         )
+        if new := [d.name for d in corpus.domains if recipe.reads(d) and d.tests_new_documents]:
+            workspace.ledger.notes.append(
+                f"{', '.join(new)}: distilled from documents, and tested on other documents alone, so scores say whether a "
+                "skill carries over, not whether the documents that were read are known; to measure knowledge, set "
+                "data.split_by=prompt, or test questions about documents that training reads"
+            )
         wanted = {kind: curriculum for kind, curriculum in self.curricula.items() if curriculum is not None}
         jobs = [
             TrainingJob(

@@ -73,6 +73,8 @@ def launch(config: DictConfig, write_report: WriteReport, *, console: Console | 
     table = methods_table(workspace.ledger.figures, settings["summary"])
     if table.row_count:
         console.print(table)
+    for note in workspace.ledger.notes:
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
     return outcomes
 

@@ -44,8 +44,15 @@ class Recipe:
 
     def objective_for(self, domain: Domain) -> Distill:
         """The objective that this domain's rows allow."""
-        needs_documents = self.objective.needs_teacher or self.objective.rows == "documents"
-        return self.gold_objective if needs_documents and not domain.has_documents else self.objective
+        return self.gold_objective if self._needs_documents and not domain.has_documents else self.objective
+
+    def reads(self, domain: Domain) -> bool:
+        """Whether this domain's documents are what is distilled: read by a teacher, or by the expert itself."""
+        return self._needs_documents and domain.has_documents
+
+    @property
+    def _needs_documents(self) -> bool:
+        return self.objective.needs_teacher or self.objective.rows == "documents"
 
     def digest(self, course: Course, phase: int, general: Domain, base: str) -> str:
         """Identity of the block after a phase: equal digests are equal work."""

@@ -120,6 +120,7 @@ def test_a_run_leaves_its_record_and_ends_with_a_summary_and_the_report(tmp_path
     text = output.getvalue()
     assert "Measure: 4/4" in text
     assert "0.500 0.250 to 0.750" in text
+    assert text.splitlines()[-2] == "numbers of a test"
     assert text.splitlines()[-1] == f"report: {tmp_path / 'run' / 'report.html'}"
 
 
