@@ -37,7 +37,7 @@ class RunRecord:
     """What a run did. created: ISO 8601 in UTC. plan: stages in order. seconds: wall time per stage.
 
     config_digest: of all settings. experiment_digest: of what the answers come from but for seeds, so that runs of one study
-    share it; empty in records of versions that did not note it.
+    share it; empty in records of versions that did not note it. notice: what a reader must know before any number; empty for nothing.
 
     Anything that a run has not reached yet is empty, so that a record can be written after every stage.
     """
@@ -55,6 +55,7 @@ class RunRecord:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     experiment_digest: str = ""
+    notice: str = ""
 
     def write(self, run_folder: Path) -> Path:
         """Write record.json whole or not at all."""

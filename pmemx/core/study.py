@@ -67,7 +67,8 @@ class StudiedSeed:
 class Study:
     """score: "exact" or "loss". questions: on domains with an expert, over all seeds; clusters: documents among them.
 
-    dropped: methods that not every seed has. limits: sentences that a reader must know beside the figures.
+    dropped: methods that not every seed has. limits: sentences that a reader must know beside the figures. notice: what a
+    reader must know before any figure; empty for nothing.
     """
 
     title: str
@@ -85,6 +86,7 @@ class Study:
     limits: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     passage_lengths: tuple[int, ...] = ()
+    notice: str = ""
 
     def write(self, folder: Path) -> Path:
         """Write study.json whole or not at all."""
@@ -96,21 +98,24 @@ class Study:
 
 @dataclass(frozen=True)
 class GrowthPoint:
-    """What one size of a bank gave: its figures by name, under the names that the metrics gave them."""
+    """What one size of a bank gave: its figures by name, under the names that the metrics gave them, and its notice."""
 
     experts: int
     source: str
     figures: Mapping[str, Figure]
+    notice: str = ""
 
     @staticmethod
     def read(folder: Path, experts: int) -> "GrowthPoint":
         """Of a study over seeds where the folder holds one, else of a run. Raises DataError where it holds neither."""
         path = folder / STUDY_FILE
         if not path.exists():
-            return GrowthPoint(experts, folder.name, RunRecord.read(folder).figures)
+            record = RunRecord.read(folder)
+            return GrowthPoint(experts, folder.name, record.figures, record.notice)
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
-            return GrowthPoint(experts, folder.name, {name: Figure(**f) for name, f in row["figures"].items()})
+            figures = {name: Figure(**f) for name, f in row["figures"].items()}
+            return GrowthPoint(experts, folder.name, figures, row.get("notice", ""))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise DataError(f"{path} does not fit this version of pmemx ({error}); make the study again") from None
 

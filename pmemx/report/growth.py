@@ -31,7 +31,8 @@ def write_growth(growth: Growth, folder: Path) -> Path:
     ]
     shown = tuple(part for part in parts if part is not None)
     save_pictures([picture for part in shown for picture in part.pictures], folder)
-    notice = "One size only: there is no curve yet." if len(sizes) == 1 else ""
+    told = dict.fromkeys(filter(None, (point.notice for point in growth.points)))
+    notice = " ".join([*told, *(["One size only: there is no curve yet."] if len(sizes) == 1 else [])])
     said = _sentence(recovery, sizes)
     reading = Part("reading", "How to read the numbers", lines=READING)
     subtitle = f"banks of {', '.join(map(str, sizes))} experts"

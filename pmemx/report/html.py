@@ -17,6 +17,7 @@ def html_of(page: Page) -> str:
         title=escape(page.title),
         subtitle=escape(page.subtitle),
         style=here.joinpath("page.css").read_text(encoding="utf-8"),
+        notice=banner(page.notice),
         contents="".join(f'<a href="#{s.key}">{escape(s.title)}</a>' for s in page.shown),
         findings="".join(map(_finding, page.findings))
         or "<p>The run recorded no figure that answers a question here.</p>",
@@ -30,6 +31,11 @@ def html_of(page: Page) -> str:
         config=_details("Configuration", f"<pre>{escape(page.config)}</pre>") if page.config else "",
         appendix="".join(_details(f"{title} ({len(table.rows)})", _table(table)) for title, table in page.appendix),
     )
+
+
+def banner(notice: str) -> str:
+    """What a reader must know before anything else; nothing for an empty one."""
+    return f'<p class="notice" role="note">{escape(notice)}</p>' if notice else ""
 
 
 def _finding(finding: Finding) -> str:

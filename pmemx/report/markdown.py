@@ -15,6 +15,8 @@ def markdown_of(page: Page) -> str:
 
 def _lines(page: Page) -> Iterator[str]:
     yield from (f"# {_plain(page.title)}", "", _plain(page.subtitle), "")
+    if page.notice:
+        yield from (f"> **{_plain(page.notice)}**", "")
     for finding in page.findings:
         yield f"- **{_plain(finding.question)}** **{_plain(finding.answer)}** {_plain(finding.sentence)}"
     for section in page.shown:

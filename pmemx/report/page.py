@@ -49,7 +49,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report. facts: what the run was, in pairs. appendix: every figure of the record, grouped."""
+    """A whole report. facts: what the run was, in pairs. appendix: every figure of the record, grouped.
+
+    notice: what a reader must know before anything else; empty for nothing.
+    """
 
     title: str
     subtitle: str
@@ -59,6 +62,7 @@ class Page:
     appendix: tuple[tuple[str, Table], ...]
     notes: tuple[str, ...]
     config: str
+    notice: str = ""
 
     @property
     def shown(self) -> tuple[Section, ...]:

@@ -8,6 +8,7 @@ from importlib.resources import files
 from string import Template
 from typing import Literal
 
+from pmemx.report.html import banner
 from pmemx.report.page import Picture
 from pmemx.report.style import inline
 
@@ -68,7 +69,7 @@ def paper_html(paper: Paper) -> str:
         title=escape(paper.title),
         subtitle=escape(paper.subtitle),
         style=style,
-        notice=f'<p class="notice" role="note">{escape(paper.notice)}</p>' if paper.notice else "",
+        notice=banner(paper.notice),
         abstract=escape(paper.abstract),
         summary="".join(map(_sheet, paper.summary)),
         contents="".join(f'<a href="#{part.key}">{escape(part.title)}</a>' for part in paper.parts),

@@ -65,6 +65,7 @@ def paper_of(study: Study) -> Paper:
     shown += [part for part in (uncovered_part(study), unseen_part(study)) if part is not None]
     parts = [*shown, _claims(study), _limits(study), _provenance(study)]
     title, told = study.title, " · ".join(filter(None, subtitle))
+    notice = " ".join(filter(None, (study.notice, notice)))
     return Paper(title, told, " ".join(_sentences(study)), tuple(parts), notice, _summary(study))
 
 

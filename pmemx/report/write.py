@@ -55,6 +55,7 @@ def page_of(run: Run) -> Page:
         _appendix(run),
         record.notes,
         run.config,
+        record.notice,
     )
 
 

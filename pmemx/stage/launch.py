@@ -28,8 +28,8 @@ WriteReport = Callable[[Path], Path]
 def launch(config: DictConfig, write_report: WriteReport, *, console: Console | None = None) -> tuple[Outcome, ...]:
     """Run the stages of config.plan in config.run_folder, and end with a summary and the path of the report.
 
-    config holds experiment, plan (names of stages), stage (their nodes by name), seed, run_folder, logger (nodes by
-    name, or null) and summary (see methods_table). record.json is written after every stage, so that a run cut short leaves what it knew.
+    config holds experiment, notice, plan (names of stages), stage (their nodes by name), seed, run_folder, logger (nodes
+    by name, or null) and summary (see methods_table). record.json is written after every stage, so that a run cut short leaves what it knew.
     """
     quiet()
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
@@ -49,6 +49,7 @@ def launch(config: DictConfig, write_report: WriteReport, *, console: Console | 
         experiment_digest=experiment_digest(settings),
         seeds=seeds(settings),
         versions=versions(),
+        notice=str(settings["notice"]),
     )
     sent = 0
 
@@ -73,7 +74,7 @@ def launch(config: DictConfig, write_report: WriteReport, *, console: Console | 
     table = methods_table(workspace.ledger.figures, settings["summary"])
     if table.row_count:
         console.print(table)
-    for note in workspace.ledger.notes:
+    for note in filter(None, (record.notice, *workspace.ledger.notes)):
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
     return outcomes

@@ -10,7 +10,7 @@ from pathlib import Path
 from pmemx.core.canonical import digest
 
 PACKAGES = ("pmemx", "torch", "transformers", "peft", "lightning", "hydra-core", "safetensors", "numpy")
-VOLATILE = ("run_folder", "logger")
+VOLATILE = ("run_folder", "logger", "notice")
 NOT_OF_ANSWERS = ("seed", "plan", "summary", "metric", "metrics")
 """Settings that runs of one study may differ in."""
 REPORTING = ("study", "growth_study", "export")
@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
 
 
 def settings_digest(settings: Mapping[str, object]) -> str:
-    """Digest of a resolved config, without where it writes and logs: equal for runs that must give equal numbers."""
+    """Digest of a resolved config, without where it writes and logs and what it tells: equal for runs that must give equal numbers."""
     return digest({key: value for key, value in settings.items() if key not in VOLATILE})
 
 

@@ -83,6 +83,7 @@ class StudyStage(Stage):
                 limits=(*_unlike(records), *self.limits),
                 versions=next(iter(records.values())).versions,
                 passage_lengths=evidence.passage_lengths,
+                notice=" ".join(dict.fromkeys(filter(None, (record.notice for record in records.values())))),
             )
             study.write(folder)
             self.write(study, folder)

@@ -31,7 +31,8 @@ def pmemx(folder: Path, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("newcomer")
-    pmemx(folder, "run", "experiments=quickstart", "scale=smoke", "hydra.run.dir=first")
+    output = pmemx(folder, "run", "experiments=quickstart", "scale=smoke", "hydra.run.dir=first")
+    (folder / "output.txt").write_text(output)
     return folder
 
 
@@ -44,6 +45,11 @@ def test_the_run_folder_holds_records_and_a_report(folder):
     report = (folder / "first" / "report.html").read_text()
     assert "<svg" in report and "http://" not in report.replace("http://www.w3.org", "")
     assert (folder / "first" / "report.md").exists() and (folder / "first" / "metrics.csv").exists()
+
+
+def test_a_smoke_run_says_that_it_is_one_wherever_it_shows_a_number(folder):
+    for path in ("output.txt", "first/report.html", "first/report.md"):
+        assert "no number here means anything" in (folder / path).read_text(), path
 
 
 def test_an_expert_of_a_growing_bank_answers_with_the_same_bits_under_oracle_routing(folder):

@@ -175,6 +175,15 @@ def test_the_verdict_says_the_key_numbers_in_words(run):
         assert words in verdict
 
 
+def test_a_notice_stands_above_every_number(run, tmp_path):
+    assert 'class="notice"' not in (run / "report.html").read_text()
+    record = RunRecord.read(run)
+    RunRecord("smoke", figures=record.figures, notice="no <number> means anything").write(tmp_path)
+    text = write_report(tmp_path).read_text()
+    assert text.index('<p class="notice" role="note">no &lt;number&gt; means anything</p>') < text.index('id="verdict"')
+    assert (tmp_path / "report.md").read_text().splitlines()[4] == "> **no \\<number\\> means anything**"
+
+
 def test_headline_numbers_are_not_taken_for_training_curves(run):
     assert "evaluate" not in (run / "figures" / "training.svg").read_text()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from pmemx.core.card import BlockCard, Version
@@ -59,6 +59,7 @@ def settings(folder: Path, *plan: str):
             "data": {"seed": 3},
             "run_folder": str(folder),
             "logger": None,
+            "notice": "",
             "summary": {"exact match": "exact_match/{method}/law/test"},
         }
     )
@@ -124,6 +125,15 @@ def test_a_run_leaves_its_record_and_ends_with_a_summary_and_the_report(tmp_path
     assert text.splitlines()[-1] == f"report: {tmp_path / 'run' / 'report.html'}"
 
 
+def test_what_a_scale_warns_of_is_in_the_record_and_the_output(tmp_path: Path, build_local: None):
+    output = io.StringIO()
+    config = OmegaConf.merge(settings(tmp_path, "measure"), {"notice": "no number [here] means anything"})
+    assert isinstance(config, DictConfig)
+    launch(config, write_report, console=Console(file=output, width=40))
+    assert RunRecord.read(tmp_path).notice == "no number [here] means anything"
+    assert output.getvalue().splitlines()[-3:-1] == ["no number [here] means anything", "numbers of a test"]
+
+
 def test_a_run_that_fails_leaves_the_record_of_what_was_done(tmp_path: Path, build_local: None):
     with pytest.raises(DataError, match="no row is left"):
         launch(settings(tmp_path, "measure", "fail"), write_report, console=Console(file=io.StringIO()))
@@ -133,7 +143,7 @@ def test_a_run_that_fails_leaves_the_record_of_what_was_done(tmp_path: Path, bui
 
 def test_the_digest_of_settings_ignores_where_a_run_writes_and_nothing_else():
     base = {"seed": 0, "run_folder": "a", "logger": None, "gate": {"k": 1}}
-    assert settings_digest(base) == settings_digest(base | {"run_folder": "b", "logger": {"wandb": {}}})
+    assert settings_digest(base) == settings_digest(base | {"run_folder": "b", "logger": {"wandb": {}}, "notice": "x"})
     assert settings_digest(base) != settings_digest(base | {"seed": 1})
     assert settings_digest(base) != settings_digest(base | {"gate": {"k": 2}})
 

@@ -78,6 +78,7 @@ def run(
     experiment: str = "composition/tiny",
     base: str = "f",
     settings: str = "",
+    notice: str = "",
     world: int | None = None,
 ) -> Path:
     folder.mkdir(parents=True)
@@ -91,7 +92,7 @@ def run(
     figures |= {"cost/multiply_adds/arrow": Figure(1.2 + 0.1 * seed), "cost/multiply_adds/tracking": Figure(1.1)}
     figures |= {"cost/parameters/tracking": Figure(1234.0), "cost/seconds/tracking": Figure(2.0 + seed)}
     RunRecord(
-        experiment, created=f"2026-01-0{seed + 1}", seeds={"data.seed": 9, "seed": seed}, base=BaseEntry("tiny", base), figures=figures, experiment_digest=settings
+        experiment, created=f"2026-01-0{seed + 1}", seeds={"data.seed": 9, "seed": seed}, base=BaseEntry("tiny", base), figures=figures, experiment_digest=settings, notice=notice
     ).write(folder)  # fmt: skip
     return folder
 
@@ -395,6 +396,19 @@ def test_growth_takes_a_size_from_the_study_of_its_seeds(tmp_path):
     pooled = Figure(**study_of(tmp_path / "e3")["figures"]["recovery/exact/arrow/all_domains"])
     text = (tmp_path / "growth.md").read_text(encoding="utf-8")
     assert pooled.n == 120 and pooled.low is not None and f"50.0 \\[{100 * pooled.low:.1f}, " in text
+
+
+def test_a_notice_of_a_run_is_that_of_its_study_and_of_its_growth(tmp_path):
+    for size in (2, 3):
+        for seed in (0, 1):
+            experts = tuple(f"d{k}" for k in range(size))
+            last = run(tmp_path / f"e{size}" / f"seed{seed}", seed, experts=experts, notice="of <smoke>")
+        stage(Recovery()).run(Workspace(last))
+    growth_stage(folder=str(tmp_path)).run(Workspace(last))
+    for page in (tmp_path / "e3" / "index.html", tmp_path / "growth.html"):
+        assert '<p class="notice" role="note">of &lt;smoke&gt;</p>' in page.read_text(encoding="utf-8")
+    assert "of <smoke>" in (tmp_path / "e2" / "table.md").read_text(encoding="utf-8")
+    assert "of <smoke>" in (tmp_path / "growth.md").read_text(encoding="utf-8")
 
 
 def test_growth_refuses_two_runs_of_one_size_and_none(tmp_path):
