@@ -147,7 +147,7 @@ def curves(name: str, panels: Mapping[str, Mapping[str, Sequence[CurvePoint]]], 
             for line, points in panel.items():
                 style = CYCLE[names.index(line) % len(CYCLE)]
                 axes.plot([p.step for p in points], [p.value for p in points], color=style, linewidth=1.5, label=line)
-            axes.tick_params(labelsize=7.5)
+            axes.tick_params(labelsize=8)
             axes.margins(x=0.02)
             axes.locator_params(axis="both", nbins=4)
         for axes in grid_of_axes[len(panels) :]:

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,11 +13,24 @@ from matplotlib.patches import Rectangle
 
 from pmemx.core.evidence import SiteLoad
 from pmemx.core.metric import Figure
-from pmemx.report.style import BLUE, INK, ORANGE, canvas, png, svg
+from pmemx.report.style import BLUE, INK, ORANGE, canvas, labels_width, png, svg
 
 Cells = Mapping[tuple[str, str], float]
 Shade = Callable[[float], tuple[str, float]]
 MOST_SITES = 42
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """A drawing as SVG and, where asked for, as PNG.
+
+    labels: points at its left, where the names of rows stand. gaps: whether a cell was not measured.
+    """
+
+    svg: str
+    png: bytes
+    labels: float
+    gaps: bool
 
 
 def heatmap(
@@ -30,19 +45,21 @@ def heatmap(
     labels: tuple[str, str] = ("", ""),
     gap_before: str | None = None,
     raster: bool = False,
-) -> tuple[str, bytes]:
-    """An annotated heatmap as SVG, and as PNG if `raster`. A missing cell stays empty; a marked one gets a frame.
+) -> Heatmap:
+    """An annotated heatmap, with a PNG if `raster`. A missing cell is a dash; a marked one gets a frame.
 
     shade gives colour and strength from 0 to 1 of a value; by default blue, by the value itself. labels name the rows and
     the columns. gap_before sets the row of that name, and those below, apart.
     """
     widest = max(len(row) for row in rows)
-    with canvas(1.0 + 0.075 * widest + 0.56 * len(columns), 1.1 + 0.32 * len(rows)) as figure:
+    with canvas(1.0 + 0.075 * widest + 0.56 * len(columns), 0.2 + 0.4 * len(rows)) as figure:
         axes = figure.add_subplot()
         draw(axes, rows, columns, cells, words, marked, shade or _by_value, gap_before)
-        axes.set_ylabel(labels[0], labelpad=8)
-        axes.set_title(labels[1], fontsize=9.5, fontweight="normal", loc="center", pad=8)
-        return svg(figure, name), png(figure) if raster else b""
+        axes.set_title(labels[1], fontsize=9.5, fontweight="normal", loc="left", pad=8)
+        axes.annotate(labels[0], (0, 1), (-5, 5), textcoords="offset points", xycoords="axes fraction", ha="right")
+        beside = labels_width(figure, axes)
+        gaps = any((row, column) not in cells for row in rows for column in columns)
+        return Heatmap(svg(figure, name), png(figure) if raster else b"", beside, gaps)
 
 
 def draw(
@@ -62,6 +79,8 @@ def draw(
     for y, row in zip(heights, rows, strict=True):
         for x, column in enumerate(columns):
             if (value := cells.get((row, column))) is None:
+                dash = axes.text(x + 0.5, y + 0.52, "–", ha="center", va="center", color=INK, alpha=0.5, fontsize=8)
+                dash.set_in_layout(False)
                 continue
             colour, strength = shade(value)
             strength = float(np.clip(strength, 0.04, 1.0))
@@ -81,7 +100,9 @@ def draw(
     axes.add_collection(frame, autolim=False)
     axes.set_xlim(0, len(columns))
     axes.set_ylim(heights[-1] + 1, 0)
-    axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, rotation=38, ha="right", rotation_mode="anchor")
+    # Above the cells and to the right, where a narrow page sees them first and no row's name is in their way.
+    axes.xaxis.tick_top()
+    axes.set_xticks([x + 0.4 for x in range(len(columns))], columns, rotation=38, ha="left", rotation_mode="anchor")
     axes.set_yticks([y + 0.5 for y in heights], rows)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -99,7 +120,15 @@ def by_gain(largest: float) -> Shade:
 def shares(figures: Mapping[tuple[str, str], Figure]) -> tuple[Cells, dict[tuple[str, str], str]]:
     """Values between 0 and 1, and their text in per cent."""
     cells = {key: figure.value for key, figure in figures.items()}
-    return cells, {key: f"{100 * value:.0f}" for key, value in cells.items()}
+    return cells, {key: share(value) for key, value in cells.items()}
+
+
+def share(value: float) -> str:
+    """A value between 0 and 1 as whole per cent; 0 and 100 only where it is that."""
+    text = f"{100 * value:.0f}"
+    if text == "0" and value >= 0.0005:
+        return "<1"
+    return ">99" if text == "100" and value < 0.9995 else text
 
 
 def growth(name: str, runs: Mapping[str, Cells], domains: Sequence[str]) -> str:
@@ -108,7 +137,7 @@ def growth(name: str, runs: Mapping[str, Cells], domains: Sequence[str]) -> str:
     width = 0.4 * len(domains) + 0.3
     with canvas(0.8 + (width + 0.25) * len(runs), 1.3 + 0.29 * len(domains)) as figure:
         for axes, (title, cells) in zip(np.atleast_1d(figure.subplots(1, len(runs))), runs.items(), strict=True):
-            words = {key: f"{100 * value:.0f}" for key, value in cells.items()}
+            words = {key: share(value) for key, value in cells.items()}
             draw(axes, stages, domains, cells, words, [(str(i), d) for i, d in enumerate(domains, 1)], _by_value)
             axes.set_title(title)
             axes.set_ylabel("after stage")
@@ -130,6 +159,14 @@ def right_weight(
         if load.domain in choices:
             grouped.setdefault((named[load.site], load.domain), []).append(load.weights[choices[load.domain]])
     return list(dict.fromkeys(named.values())), {key: float(np.mean(values)) for key, values in grouped.items()}
+
+
+def folded(rows: Sequence[str], columns: Sequence[str], words: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    """Neighbouring rows that read alike as one: its name, "first … last (count)", by the first of its rows."""
+    groups = [
+        list(group) for _, group in groupby(rows, lambda row: tuple(words.get((row, column)) for column in columns))
+    ]
+    return {g[0]: g[0] if len(g) == 1 else f"{g[0]} … {g[-1]} ({len(g)})" for g in groups}
 
 
 def _layer(site: str) -> str:

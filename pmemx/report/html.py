@@ -54,10 +54,16 @@ def _section(section: Section) -> str:
     )
 
 
+def drawing(picture: Picture) -> str:
+    """The drawing in a box that scrolls by itself where the page is narrow, and its legend."""
+    drawn = inline(picture.svg, escape(picture.alt), f"drawing-{picture.file}", picture.labels)
+    legend = f'<p class="legend">{escape(picture.legend)}</p>' if picture.legend else ""
+    return f'<div class="picture" tabindex="0">{drawn}</div>{legend}'
+
+
 def _picture(picture: Picture) -> str:
     return (
-        f"<figure><figcaption>{escape(picture.title)}</figcaption>"
-        f'<div class="picture">{inline(picture.svg, escape(picture.alt))}</div>'
+        f"<figure><figcaption>{escape(picture.title)}</figcaption>{drawing(picture)}"
         f"{_details('The numbers behind it', _table(picture.table))}</figure>"
     )
 
@@ -67,7 +73,7 @@ def _details(summary: str, body: str) -> str:
 
 
 def _table(table: Table) -> str:
-    return f'<div class="scroll"><table>{"".join(_table_rows(table))}</table></div>'
+    return f'<div class="scroll" tabindex="0"><table>{"".join(_table_rows(table))}</table></div>'
 
 
 def _table_rows(table: Table) -> Iterator[str]:

@@ -142,12 +142,15 @@ def _growth_matrix(matrices: Mapping[str, Mapping[tuple[str, str], Figure]], seq
     ]
     alt = "Exact match on every domain (columns) after every stage (rows); framed cells are the domain just learnt."
     drawn = heatmaps.growth("growth_matrix", cells, sequence)
+    num_cells = len(sequence) ** 2
+    gaps = any(len(matrix) < num_cells for matrix in matrices.values())
     return Picture(
         "growth_matrix",
         "Exact match on each domain after each stage, per cent",
         alt,
         drawn,
         table(("run", "stage", "domain"), rows),
+        legend=f"The framed cells are the domain just learnt.{' – was not measured.' if gaps else ''}",
     )
 
 

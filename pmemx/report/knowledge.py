@@ -48,19 +48,17 @@ def _matrix(run: Run, score: str) -> Picture | None:
     for domain in columns:
         for method in beside:
             if found := run.figure(f"{measure}/{method}/{domain}/test"):
-                figures[label(method), domain] = found
+                figures[_row(method), domain] = found
     columns = [domain for domain in columns if any(key[1] == domain for key in figures)]
-    references = [label(method) for method in beside if any(key[0] == label(method) for key in figures)]
+    references = [_row(method) for method in beside if any(key[0] == _row(method) for key in figures)]
     rows = [*run.experts, *references]
     cells, words, shade = *heatmaps.shares(figures), None
     if score == "loss":
-        base = {
-            domain: figures[label("base"), domain].value for domain in columns if (label("base"), domain) in figures
-        }
+        base = {domain: figures[_row("base"), domain].value for domain in columns if (_row("base"), domain) in figures}
         words = {key: f"{figure.value:.2f}" for key, figure in figures.items()}
         cells = {key: base.get(key[1], figure.value) - figure.value for key, figure in figures.items()}
         shade = heatmaps.by_gain(max(abs(value) for value in cells.values()))
-    drawn, raster = heatmaps.heatmap(
+    drawn = heatmaps.heatmap(
         f"experts_{score}",
         rows,
         columns,
@@ -84,7 +82,19 @@ def _matrix(run: Run, score: str) -> Picture | None:
         + "Base model, teacher and gate stand below the experts. All values are in the table."
     )
     keyed = ((key, figures[key]) for row in rows for column in columns if (key := (row, column)) in figures)
-    return Picture(f"experts_{score}", title, alt, drawn, table(("expert", "domain"), keyed), raster)
+    legend = (
+        "– was not measured: the teacher reads the document in context, so it is asked only where there is one; where "
+        "prompts have no answer, nobody is."
+        if drawn.gaps
+        else ""
+    )
+    numbers = table(("expert", "domain"), keyed)
+    return Picture(f"experts_{score}", title, alt, drawn.svg, numbers, drawn.png, drawn.labels, legend)
+
+
+def _row(method: str) -> str:
+    """The name of a row, short enough to stay in sight on a narrow page."""
+    return "teacher" if method == "teacher" else label(method)
 
 
 def recovery(run: Run) -> Section:

@@ -46,7 +46,7 @@ def _matrix(run: Run, measure: str, title: str) -> Picture | None:
     if not 2 <= len(names) <= MOST_EXPERTS:
         return None
     both = figures | {(other, one): figure for (one, other), figure in figures.items()}
-    drawn, _ = heatmaps.heatmap(
+    drawn = heatmaps.heatmap(
         f"library_{measure.replace('/', '_')}",
         names,
         names,
@@ -61,4 +61,12 @@ def _matrix(run: Run, measure: str, title: str) -> Picture | None:
         f"Heatmap of {len(names)} experts by themselves. The highest is {number(values[most])}, of {' and '.join(most)}; "
         f"the lowest {number(values[least])}, of {' and '.join(least)}."
     )
-    return Picture(f"library_{measure.replace('/', '_')}", title, alt, drawn, table(("expert", "and"), figures.items()))
+    return Picture(
+        f"library_{measure.replace('/', '_')}",
+        title,
+        alt,
+        drawn.svg,
+        table(("expert", "and"), figures.items()),
+        labels=drawn.labels,
+        legend="– has no number: an expert is not compared with itself." if drawn.gaps else "",
+    )

@@ -36,6 +36,8 @@ def _section(section: Section) -> Iterator[str]:
     yield from ("", f"## {_plain(section.title)}", "", _plain(section.text), "")
     for picture in section.pictures:
         yield from (f"**{_plain(picture.title)}**", "", f"![{_plain(picture.alt)}](figures/{picture.file}.svg)", "")
+        if picture.legend:
+            yield from (_plain(picture.legend), "")
         if len(picture.table.rows) > LONG:
             yield from ("<details><summary>Numbers</summary>", "", *_table(picture.table), "", "</details>", "")
         else:

@@ -19,7 +19,8 @@ class Finding:
 class Picture:
     """A figure as SVG with its words: title, what it shows to one who cannot see it, and the numbers behind it.
 
-    png is empty unless trackers should show the figure, too.
+    png is empty unless trackers should show the figure, too. labels: points at the left, the names of rows, that stay in
+    sight where a narrow page scrolls the rest. legend: how to read it, empty where that is plain.
     """
 
     name: str
@@ -28,6 +29,8 @@ class Picture:
     svg: str
     table: Table
     png: bytes = b""
+    labels: float = 0.0
+    legend: str = ""
 
     @property
     def file(self) -> str:
@@ -82,6 +85,7 @@ READING = (
     "alone are short. Short they remain, covering 0.87 to 0.92 of truths, where a few clusters, each as a whole, make all the difference.",
     "n counts questions, clusters the independent groups among them. With few clusters the interval is wide, and it should be. "
     "Where every cluster agrees, it says how many disagreeing ones the sample could have missed; with a single cluster there is none.",
-    "floor is what guessing gives; ceiling is the same base model reading the document in its context (for entropies: the largest possible).",
+    "floor is what guessing gives; ceiling is the same base model reading the document in its context (for entropies: the largest possible). "
+    "– stands for what does not apply or was not measured.",
     "Held-out questions use phrasings, or items, that no training saw. Rates are shares from 0 to 1 in tables, per cent in pictures; losses are nats per token.",
 )

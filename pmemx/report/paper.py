@@ -8,9 +8,8 @@ from importlib.resources import files
 from string import Template
 from typing import Literal
 
-from pmemx.report.html import banner
+from pmemx.report.html import banner, drawing
 from pmemx.report.page import Picture
-from pmemx.report.style import inline
 
 Kind = Literal["", "best", "yes", "no", "open"]
 
@@ -88,8 +87,7 @@ def _picture(picture: Picture) -> str:
     rows = picture.table.rows
     sheet = Sheet("", picture.table.columns, (("", rows),), picture.table.words)
     return (
-        f"<figure><figcaption>{escape(picture.title)}</figcaption>"
-        f'<div class="picture">{inline(picture.svg, escape(picture.alt))}</div>'
+        f"<figure><figcaption>{escape(picture.title)}</figcaption>{drawing(picture)}"
         f"<details><summary>The numbers behind it</summary>{_table(sheet)}</details></figure>"
     )
 

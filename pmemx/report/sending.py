@@ -44,7 +44,7 @@ def _confusion(run: Run, gate: str) -> Picture | None:
     right = [(facts.name, facts.expert or NO_EXPERT) for facts in (*run.domains, *run.others)]
     cells, words = heatmaps.shares(figures)
     shown = {choice: choice.replace("_", " ") if choice == NO_EXPERT else choice for choice in choices}
-    drawn, _ = heatmaps.heatmap(
+    drawn = heatmaps.heatmap(
         f"confusion_{gate}",
         rows,
         [shown[choice] for choice in choices],
@@ -62,8 +62,15 @@ def _confusion(run: Run, gate: str) -> Picture | None:
         else f"Heatmap of where {label(gate)} sends held-out prompts, per cent."
     )
     rows_of_table = table(("prompts about", "sent to"), figures.items())
+    empty = " – is a choice that this gate did not have." if drawn.gaps else ""
     return Picture(
-        f"confusion_{gate}", f"{label(gate)}: per cent of prompts sent to each choice", alt, drawn, rows_of_table
+        f"confusion_{gate}",
+        f"{label(gate)}: per cent of prompts sent to each choice",
+        alt,
+        drawn.svg,
+        rows_of_table,
+        labels=drawn.labels,
+        legend=f"The framed cells are the right choice. In an empty cell no prompt was sent there.{empty}",
     )
 
 
@@ -74,9 +81,15 @@ def _sites(run: Run, gate: str) -> Picture | None:
     if not cells:
         return None
     columns = [domain for domain in choices if any(key[1] == domain for key in cells)]
-    words = {key: f"{100 * value:.0f}" for key, value in cells.items()}
-    drawn, _ = heatmaps.heatmap(
-        f"sites_{gate}", rows, columns, cells, words=words, labels=("layer and site", "prompts about")
+    words = {key: heatmaps.share(value) for key, value in cells.items()}
+    names = heatmaps.folded(rows, columns, words)
+    drawn = heatmaps.heatmap(
+        f"sites_{gate}",
+        list(names.values()),
+        columns,
+        {(names[row], column): value for (row, column), value in cells.items() if row in names},
+        words={(names[row], column): word for (row, column), word in words.items() if row in names},
+        labels=("layer and site", "prompts about"),
     )
     alt = (
         f"Heatmap of the mean weight that {label(gate)} gives the right choice at each of {len(rows)} sites; "
@@ -86,4 +99,9 @@ def _sites(run: Run, gate: str) -> Picture | None:
         ("site", *columns), tuple((row, *(number(cells.get((row, column))) for column in columns)) for row in rows)
     )
     title = f"{label(gate)}: mean weight on the right choice, per layer and site, per cent"
-    return Picture(f"sites_{gate}", title, alt, drawn, numbers)
+    legend = (
+        "Neighbouring rows that agree are drawn as one, with their number in brackets."
+        if len(names) < len(rows)
+        else ""
+    )
+    return Picture(f"sites_{gate}", title, alt, drawn.svg, numbers, labels=drawn.labels, legend=legend)

@@ -65,6 +65,9 @@ _SETTINGS: dict[Any, Any] = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
 }
+_PAD = 0.06  # inches around a picture
+_PIXELS = 4 / 3  # of CSS a point
+_LEAST = 0.85  # of the natural width: below it, text of 8 points is smaller than 9 pixels, and the picture scrolls
 _PROLOG = '<?xml version="1.0" encoding="utf-8"?>\n'
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -96,7 +99,7 @@ def svg(figure: Figure, name: str) -> str:
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     settings: dict[Any, Any] = {**_SETTINGS, "svg.hashsalt": name}
     with mpl.rc_context(settings):
-        figure.savefig(buffer, format="svg", metadata=nothing, bbox_inches="tight", pad_inches=0.06)
+        figure.savefig(buffer, format="svg", metadata=nothing, bbox_inches="tight", pad_inches=_PAD)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].rstrip()
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -123,13 +126,33 @@ def standalone(picture: str) -> str:
     return (_PROLOG + picture[:start] + card + picture[start:]).replace(INK, "#1b1f24") + "\n"
 
 
-def inline(picture: str, alt: str) -> str:
-    """For the page: ink follows the page's text colour, width at most its natural one. `alt` must be escaped."""
+def labels_width(figure: Figure, axes: Axes) -> float:
+    """Points between the left edge of the picture that `svg` makes and the axes, where the names of rows stand."""
+    start = figure.get_tightbbox().x0 - _PAD
+    return 72 * (axes.get_position().x0 * figure.get_figwidth() - start)
+
+
+def inline(picture: str, alt: str, name: str, labels: float = 0.0) -> str:
+    """For the page: ink follows the page's text colour, and text stays large enough to read, so that a narrow page scrolls.
+
+    Args:
+        alt: what the picture shows, escaped.
+        name: an id that no other picture of the page has.
+        labels: points at the left that stay in sight while the rest scrolls; 0 where nothing needs to.
+    """
     head, body = picture.split(">", 1)
-    width, height = (float(re.search(rf' {side}="([\d.]+)pt"', head)[1]) * 4 / 3 for side in ("width", "height"))  # type: ignore[index]
-    view = re.search(r' viewBox="[^"]+"', head)
-    box = view[0] if view else ""
-    return (
-        f'<svg role="img" aria-label="{alt}"{box} width="{width:.0f}" height="{height:.0f}">'
-        f"{body.replace(INK, 'currentColor')}"
-    )
+    width, height = (float(re.search(rf' {side}="([\d.]+)pt"', head)[1]) for side in ("width", "height"))  # type: ignore[index]
+    body = body.replace(INK, "currentColor").removesuffix("</svg>")
+    natural = width * _PIXELS
+    beside, drawn = "", f'<g id="{name}">{body}</g>'
+    if labels:
+        beside = _window('class="labels" aria-hidden="true"', 0, labels, width, height, f'<use href="#{name}"/>')
+    shown = _window(f'role="img" aria-label="{alt}"', labels, width - labels, width, height, drawn)
+    size = f"width:{natural:.0f}px;min-width:{_LEAST * natural:.0f}px"
+    return f'<div class="drawing" style="{size}">{beside}{shown}</div>'
+
+
+def _window(attributes: str, left: float, width: float, whole: float, height: float, body: str) -> str:
+    """The part of a picture from `left` on, all in points, as wide a share of the page's room as of the picture."""
+    box = f'viewBox="{left:.6g} 0 {width:.6g} {height:.6g}"'
+    return f'<svg {attributes} {box} style="width:{100 * width / whole:.6g}%">{body}</svg>'

@@ -13,6 +13,7 @@ from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence, SiteLoa
 from pmemx.core.metric import Figure
 from pmemx.core.record import BaseEntry, BlockEntry, CurvePoint, RunRecord, append_curve
 from pmemx.report import write_report
+from pmemx.report.heatmaps import folded, share
 from pmemx.report.tables import number, percent, with_interval
 
 NASTY = "<script>alert(1)</script> & $x_1$ |"
@@ -135,7 +136,7 @@ def test_every_section_and_figure_is_there(run):
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids)) or not {i for i in ids if ids.count(i) > 1 and i in SECTIONS}
     assert set(SECTIONS) <= set(ids)
-    pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    pictures = [attributes for tag, attributes in page.tags if tag == "svg" and "aria-hidden" not in attributes]
     assert len(pictures) == len(DRAWN)
     assert all(picture["role"] == "img" and len(picture["aria-label"] or "") > 20 for picture in pictures)
     assert {path.stem for path in (run / "figures").glob("*.svg")} == DRAWN
@@ -147,8 +148,91 @@ def test_every_figure_has_its_numbers_beside_it(run):
     pictures = re.findall(r"<figure>.*?</figure>", text, flags=re.DOTALL)
     assert len(pictures) == len(DRAWN)
     assert all(
-        re.search(r"</svg></div><details><summary>.*<table>.*<td", picture, flags=re.DOTALL) for picture in pictures
+        re.search(
+            r"</svg></div></div>(?:<p class=\"legend\">[^<]+</p>)?<details><summary>.*<table>.*<td",
+            picture,
+            flags=re.DOTALL,
+        )
+        for picture in pictures
     )
+
+
+def test_text_of_a_picture_is_at_least_nine_pixels_high_on_a_narrow_page_which_scrolls(run):
+    text = (run / "report.html").read_text()
+    drawings = re.findall(r'<div class="picture" tabindex="0"><div class="drawing" style="width:(\d+)px;min-width:(\d+)px">(.*?)</svg></div>', text, flags=re.DOTALL)  # fmt: skip
+    assert len(drawings) == len(DRAWN)
+    for width, least, drawing in drawings:
+        sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:[\w.]+ )*?([\d.]+)px", drawing)]
+        assert min(sizes) * 4 / 3 * int(least) / int(width) >= 9
+    assert re.search(r"\.picture, \.scroll \{ overflow-x: auto; \}", text)
+
+
+def test_the_names_of_a_heatmaps_rows_stay_in_sight_and_are_drawn_once(run):
+    text = (run / "report.html").read_text()
+    for name in ("experts_exact", "confusion_gate", "sites_gate"):
+        sides = re.search(
+            rf'<svg class="labels" aria-hidden="true" viewBox="0 0 ([\d.]+) ([\d.]+)" style="width:([\d.]+)%">'
+            rf'<use href="#drawing-{name}"/></svg>'
+            rf'<svg role="img" aria-label="[^"]+" viewBox="([\d.]+) 0 ([\d.]+) \2" style="width:([\d.]+)%">'
+            rf'<g id="drawing-{name}">',
+            text,
+        )
+        assert sides is not None, name
+        labels, _, share, start, width, rest = map(float, sides.groups())
+        assert labels == start and share + rest == pytest.approx(100, abs=0.01)
+        assert share / rest == pytest.approx(labels / width, rel=1e-3)
+        svg = (run / "figures" / f"{name}.svg").read_text()
+        # Names of rows end left of the cut, names of columns begin right of it.
+        ends, starts = (
+            [float(x) for x in re.findall(rf'text-anchor: {anchor};[^>]* x="([\d.]+)"', svg)]
+            for anchor in ("end", "start")
+        )
+        assert len(ends) >= 2 and all(0 < labels - end < 8 for end in ends)
+        assert len(starts) >= 3 and all(start > labels - 0.01 for start in starts)
+
+
+def test_sites_that_agree_are_one_row_and_the_table_has_each(run):
+    svg = (run / "figures" / "sites_gate.svg").read_text()
+    assert "0 · up_proj … 1 · up_proj (2)" in svg
+    text = (run / "report.html").read_text()
+    assert "Neighbouring rows that agree are drawn as one" in text
+    assert '<th scope="row">0 · up_proj</th>' in text and '<th scope="row">1 · up_proj</th>' in text
+
+
+def test_only_neighbouring_rows_that_read_alike_are_folded():
+    words = {(row, "law"): word for row, word in zip("abcde", ("100", "100", "99", "100", "100"), strict=True)}
+    assert folded("abcde", ["law"], words) == {"a": "a … b (2)", "c": "c", "d": "d … e (2)"}
+    assert folded("abcde", ["law"], words | {("b", "law"): "98"}) == {"a": "a", "b": "b", "c": "c", "d": "d … e (2)"}
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (0.0, "0"),
+        (0.0001, "0"),
+        (0.004, "<1"),
+        (0.006, "1"),
+        (0.994, "99"),
+        (0.996, ">99"),
+        (0.9999, "100"),
+        (1, "100"),
+    ],
+)
+def test_a_cell_is_0_or_100_only_where_it_is_that_to_a_tenth_of_a_per_cent(value, word):
+    assert share(value) == word
+
+
+def test_a_cell_that_was_not_measured_is_a_dash_that_the_legend_explains(run, tmp_path):
+    drawn = (run / "figures" / "experts_exact.svg").read_text()
+    assert "–" not in drawn
+    record = RunRecord.read(run)
+    fewer = {n: f for n, f in record.figures.items() if n != "exact_match/teacher/law/test"}
+    RunRecord("less", figures=fewer).write(tmp_path)
+    evidence().write(tmp_path / "evidence.jsonl")
+    text = write_report(tmp_path).read_text()
+    assert (tmp_path / "figures" / "experts_exact.svg").read_text().count("–") == 1
+    assert '<p class="legend">– was not measured: the teacher reads the document in context' in text
+    assert "– was not measured: the teacher" in (tmp_path / "report.md").read_text()
 
 
 def test_pictures_are_well_formed_and_keep_their_words(run):
