@@ -1,7 +1,7 @@
 """What an expert learns from: examples, the domain they form, and the corpus of all domains of a run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from pmemx.core.errors import DataError
@@ -134,3 +134,7 @@ class DomainSource(ABC):
     @abstractmethod
     def load(self) -> Corpus:
         """Read or generate the corpus; the same settings give the same corpus."""
+
+    def forms(self) -> Mapping[str, str]:
+        """What prompts of each form say, by the form's name; empty where the names say it themselves."""
+        return {}

@@ -90,7 +90,11 @@ class DomainFacts:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All rows of one run. experts: the order of choices after "no expert". sequence: domains in the order of growth."""
+    """All rows of one run.
+
+    experts: the order of choices after "no expert". sequence: domains in the order of growth. forms: what prompts of a
+    form say, by its name, where the data tells.
+    """
 
     domains: tuple[DomainFacts, ...]
     experts: tuple[str, ...]
@@ -99,6 +103,7 @@ class Evidence:
     loads: tuple[SiteLoad, ...] = ()
     sequence: tuple[str, ...] = ()
     uncovered: tuple[UncoveredPrompt, ...] = ()
+    forms: Mapping[str, str] = field(default_factory=dict)
     _index: dict[tuple[str, str, str], tuple[Answer, ...]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
@@ -142,6 +147,7 @@ class Evidence:
                 "domains": [asdict(domain) for domain in self.domains],
                 "experts": self.experts,
                 "sequence": self.sequence,
+                "forms": dict(self.forms),
             },
         )
         for kind, rows in (
@@ -180,6 +186,7 @@ class Evidence:
             tuple(loads),
             tuple(head["sequence"]),
             tuple(uncovered),
+            head.get("forms", {}),
         )
 
     @staticmethod

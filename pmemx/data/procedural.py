@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pmemx.core.domain import JOIN, Corpus, Domain, DomainSource
 from pmemx.core.errors import ConfigError
+from pmemx.data.world import letters, phrasing, records
 from pmemx.data.world.compounds import needs_both, two_questions, two_skills
 from pmemx.data.world.general import general
 from pmemx.data.world.knowledge import knowledge, shard_name, unknown
@@ -55,7 +56,7 @@ class ProceduralWorld(DomainSource):
                 f"data.shards={self.shards} of data.documents_per_domain={self.documents_per_domain} are more than the 64 "
                 f"documents of a topic; make fewer or smaller ones"
             )
-        skills = {name for name in self.domains if name in SKILLS}
+        skills = self._skills
         for name in self.compounds:
             parts = name.split(JOIN)
             if len(parts) != 2 or parts[0] == parts[1] or not (skills >= set(parts) or self._topic_names >= set(parts)):
@@ -82,6 +83,20 @@ class ProceduralWorld(DomainSource):
                 num_test=self.unknown_test,
             ),
         )
+
+    def forms(self) -> dict[str, str]:
+        """In the words of the templates; one name may be a form of letters and another one of records."""
+        facts = {form: f"facts: {phrasing.form_in_words(form)}" for form in phrasing.FORMS}
+        of_letters = letters.TRAIN_FORMS + letters.VALIDATION_FORMS + letters.TEST_FORMS
+        rows = {form: f"letters: {letters.form_in_words(form)}" for form in of_letters} if self._skills else {}
+        of_records = records.TRAIN_FORMS + records.VALIDATION_FORMS + records.TEST_FORMS
+        news = {form: f"records: {records.form_in_words(form)}" for form in of_records if "summaries" in self.domains}
+        names = dict.fromkeys([*facts, *rows, *news])
+        return {name: " / ".join(found[name] for found in (facts, rows, news) if name in found) for name in names}
+
+    @property
+    def _skills(self) -> set[str]:
+        return {name for name in self.domains if name in SKILLS}
 
     def _domains(self) -> Iterator[Domain]:
         if self.shards == 1:

@@ -104,9 +104,10 @@ def svg(figure: Figure, name: str) -> str:
     text = text[text.index("<svg") :].rstrip()
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", text)
-    # Glyph widths were laid out in DejaVu Sans, which is wider than what replaces it, so nothing can overflow.
+    # Glyph widths were laid out in DejaVu Sans, which is wider than what replaces it, so nothing can overflow. Matplotlib
+    # writes one of two forms, by its version.
     text = re.sub(r"font: ((?:[\w.]+ )*[\d.]+px) [^;\"]*", rf"font: \1 {_FONTS}", text)
-    return text
+    return re.sub(r"font-family: [^;\"]*", f"font-family: {_FONTS}", text)
 
 
 def png(figure: Figure) -> bytes:

@@ -110,7 +110,7 @@ class EvaluateStage(Stage):
                     figures[f"cost/multiply_adds/{method.name}"] = Figure(taken / alone)
                 advance(1, method.name)
         grows = self.grow or course_digests(workspace.folder, "sequential")
-        evidence = exam.evidence(bank.names if grows else ())
+        evidence = exam.evidence(bank.names if grows else (), self.data.forms())
         evidence.write(workspace.folder / "evidence.jsonl")
         figures |= {name: figure for metric in self.metrics.values() for name, figure in metric(evidence).items()}
         workspace.ledger.figures.update(figures)

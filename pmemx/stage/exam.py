@@ -1,7 +1,7 @@
 """One exam for all methods: the questions, encoded once, and what the methods said."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,8 +131,8 @@ class Exam:
         scored = score(self.base.model, rows, pad=self._pad, routed=routed, choice=0)
         return [int(torch.tensor(list(row.load.values())).mean(dim=0).argmax()) == 0 for row in scored]
 
-    def evidence(self, sequence: tuple[str, ...]) -> Evidence:
-        """All rows so far."""
+    def evidence(self, sequence: tuple[str, ...], forms: Mapping[str, str]) -> Evidence:
+        """All rows so far; see Evidence for what is said beside them."""
         facts = [
             DomainFacts(d.name, d.chance, d.family, d.name if d.name in self.bank.names else None) for d in self.corpus
         ]
@@ -144,6 +144,7 @@ class Exam:
             tuple(self.loads),
             sequence,
             tuple(self.uncovered),
+            forms,
         )
 
     def sample(self, rows: int = 4) -> list[tuple[list[Encoded], int]]:

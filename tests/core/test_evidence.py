@@ -27,10 +27,17 @@ def test_evidence_survives_its_file(tmp_path_factory, answers, weight, name):
         (Decision("gate", name, "test", "1", "g", weight),),
         (SiteLoad("gate", "model.layers.0", name, weight),),
         (name,),
+        {"ask-1": name},
     )
     path: Path = tmp_path_factory.mktemp("evidence") / "evidence.jsonl"
     evidence.write(path)
     assert Evidence.read(path) == evidence
+
+
+def test_evidence_of_versions_without_words_for_forms_is_read(tmp_path):
+    path = tmp_path / "evidence.jsonl"
+    path.write_text('{"kind": "head", "domains": [], "experts": ["a"], "sequence": []}\n', encoding="utf-8")
+    assert Evidence.read(path) == Evidence((), ("a",), ())
 
 
 def test_rows_are_found_by_method_domain_and_split():

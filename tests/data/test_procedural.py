@@ -1,6 +1,7 @@
 """Laws of the procedural world: determinism, disjoint splits, exact answers, known chance."""
 
 import random
+import re
 from dataclasses import replace
 from itertools import chain, permutations
 
@@ -222,3 +223,25 @@ def test_exams_ask_every_card_and_every_fact_in_every_form():
 def test_a_misfit_is_named_before_any_work(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         ProceduralWorld(**settings)
+
+
+def test_every_form_of_the_world_has_words_that_its_prompts_say():
+    world = ProceduralWorld(documents_per_domain=1, items_train=12, items_test=12, unknown_train=12, unknown_test=12)
+    told, corpus = world.forms(), world.load()
+    asked = {
+        (d.family, e.form, e.prompt) for d in corpus.domains for split in (d.train, d.validation, d.test) for e in split
+    }
+    assert {form for _, form, _ in asked} <= told.keys()
+    frames = {form: text for form, text in told.items() if "in words of its own" not in text}
+    for family, form, prompt in asked:
+        if form in frames:
+            sayings = [text.split(": ", 1)[1] for text in frames[form].split(" / ")]
+            pieces = [
+                [p for p in re.split(r"\((?:skill|row|fact|entity)\)", saying) if p.strip()] for saying in sayings
+            ]
+            assert any(all(piece in prompt for piece in some) for some in pieces), (family, form, prompt)
+    assert told["ask-11"] == "letters: Can you (skill) the letters (row)?"
+
+
+def test_forms_of_families_that_a_world_has_not_are_left_out():
+    assert not [form for form in ProceduralWorld(domains=("law",)).forms() if form.startswith("ask-")]

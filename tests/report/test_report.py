@@ -241,6 +241,7 @@ def test_pictures_are_well_formed_and_keep_their_words(run):
             "".join(node.itertext()) for node in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")
         )
         assert words.strip(), path.name
+        assert "DejaVu" not in path.read_text() and "system-ui" in path.read_text()
         if path.stem in ("experts_exact", "confusion_gate", "growth_matrix"):
             assert NASTY in words
 

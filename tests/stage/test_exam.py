@@ -142,13 +142,13 @@ class TestOnce:
     def test_what_is_kept_is_read_bit_for_bit_and_nothing_is_scored(self, exam, passes, tmp_path):
         path = tmp_path / "new" / "cell.jsonl"
         exam.once(path, lambda: sit_oracle(exam))
-        first, taken = exam.evidence(()), len(passes)
+        first, taken = exam.evidence((), {}), len(passes)
         # Four held-out papers, two of the distillation, and general text once more for the reference.
         assert taken == 7 and [file.name for file in path.parent.iterdir()] == ["cell.jsonl"]
         again = replace(exam, answers=[], decisions=[], loads=[])
         again.once(path, lambda: sit_oracle(again))
         assert len(passes) == taken
-        assert again.evidence(()) == first and first.answers and first.decisions and first.loads
+        assert again.evidence((), {}) == first and first.answers and first.decisions and first.loads
 
     def test_a_cell_holds_what_its_own_method_said(self, exam, tmp_path):
         exam.sit_base()

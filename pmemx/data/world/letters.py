@@ -50,9 +50,14 @@ TRAIN_FORMS = ("ask-0", "ask-6", "ask-7", "ask-8", "ask-9")
 VALIDATION_FORMS, TEST_FORMS = ("ask-10",), ("ask-11", "ask-12")
 
 
+def form_in_words(form: str) -> str:
+    """What a form asks."""
+    return (_FRAMES + _MORE_FRAMES)[_number(form)].format(skill="(skill)", row="(row)")
+
+
 def prompt(skill: str, row: list[str], form: str) -> str:
     """The prompt that asks for a skill on a row of letters in one form."""
-    return (_FRAMES + _MORE_FRAMES)[int(form.removeprefix("ask-"))].format(skill=skill, row=" ".join(row))
+    return (_FRAMES + _MORE_FRAMES)[_number(form)].format(skill=skill, row=" ".join(row))
 
 
 def draw(rng: random.Random, lengths: tuple[int, ...] = LENGTHS) -> list[str]:
@@ -81,3 +86,7 @@ def elementary(rng: random.Random) -> tuple[str, str]:
             return _ELEMENTARY[1].format(row=" ".join(row)), row[-1]
         case _:
             return _ELEMENTARY[2].format(row=row[0]), ALPHABET[ALPHABET.index(row[0]) + 1]
+
+
+def _number(form: str) -> int:
+    return int(form.removeprefix("ask-"))

@@ -24,6 +24,15 @@ FORMS = TRAIN_FORMS + VALIDATION_FORMS + TEST_FORMS
 TEMPLATES = (*_FRAMES, *_TITLES)
 
 
+def form_in_words(form: str) -> str:
+    """What a form asks; natural questions and statements have other words for every fact."""
+    kind, number = form.split("-")
+    if kind == "question":
+        return _FRAMES[int(number)].format(e="(entity)", noun="(fact)")
+    what = "a question" if kind == "natural" else "a sentence that the answer ends"
+    return f"{what}, in words of its own for each fact (wording {int(number) + 1})"
+
+
 def prompt(relation: Relation, entity: str, form: str) -> str:
     """The prompt that asks for a relation of an entity in one form; its answer is a value and nothing more.
 

@@ -49,7 +49,12 @@ def text(record: dict[str, str], rng: random.Random) -> str:
 
 def prompt(record: dict[str, str], form: str, rng: random.Random) -> str:
     """The record and the instruction to summarise it in one form."""
-    return f"{text(record, rng)}\n\n{_INSTRUCTIONS[int(form.removeprefix('ask-'))]}"
+    return f"{text(record, rng)}\n\n{form_in_words(form)}"
+
+
+def form_in_words(form: str) -> str:
+    """The instruction that follows the record."""
+    return _INSTRUCTIONS[int(form.removeprefix("ask-"))]
 
 
 def headline(record: dict[str, str]) -> str:
