@@ -148,10 +148,12 @@ def phrasings(run: Run) -> Section:
     key, title = "phrasings", "Seen and unseen phrasings"
     text = (
         "Reliability asks in a phrasing that the distillation showed, generality in one that it never did. A method that is only "
-        "reliable has learnt the question, not the fact. Mean over the domains that have the form."
+        "reliable has learnt the question, not the fact. A form is one way to put a prompt, named by the data; its figure is "
+        "the mean over the domains that have it."
     )
     series: dict[str, dict[str, Figure]] = {}
     rows: dict[str, None] = {}
+    shown: dict[str, None] = {}
     for split, words in (("train", "seen"), ("test", "unseen")):
         for method in ("teacher", "oracle", run.gate, "base"):
             prefix = f"exact_match/{method}/all_domains/{split}"
@@ -162,7 +164,7 @@ def phrasings(run: Run) -> Section:
                 if n.startswith(f"{prefix}/form/")
             }
             for form, figure in (whole | forms).items():
-                rows[f"{words} · {form}"] = None
+                rows[f"{words} · {form}"] = shown[form] = None
                 series.setdefault(str(method), {})[f"{words} · {form}"] = figure
     if not series or run.score != "exact":
         return Section(
@@ -173,4 +175,7 @@ def phrasings(run: Run) -> Section:
     keyed = [((label(method), row), figure) for row in rows for method, f in series.items() if (figure := f.get(row))]
     alt = f"Exact match of {', '.join(map(label, series))} for {len(rows)} forms of question, seen forms above, unseen below."
     picture = Picture("phrasings", "Exact match by form of question", alt, drawn, table(("method", "form"), keyed))
-    return Section(key, title, text, (picture,))
+    told = run.evidence.forms if run.evidence else {}
+    asked = tuple((form, told[form]) for form in shown if form in told)
+    in_words = (("What the forms ask", Table(("form", "prompt"), asked, 2)),) if asked else ()
+    return Section(key, title, text, (picture,), in_words)

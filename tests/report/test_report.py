@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -233,6 +234,18 @@ def test_a_cell_that_was_not_measured_is_a_dash_that_the_legend_explains(run, tm
     assert (tmp_path / "figures" / "experts_exact.svg").read_text().count("–") == 1
     assert '<p class="legend">– was not measured: the teacher reads the document in context' in text
     assert "– was not measured: the teacher" in (tmp_path / "report.md").read_text()
+
+
+def test_forms_are_put_into_words_where_the_data_tells(run, tmp_path):
+    assert "What the forms ask" not in (run / "report.html").read_text()
+    RunRecord("told", figures=RunRecord.read(run).figures).write(tmp_path)
+    replace(evidence(), forms={"question-0": "What is the <noun>?", "ask-9": "never asked"}).write(
+        tmp_path / "evidence.jsonl"
+    )
+    text = write_report(tmp_path).read_text()
+    words = text[text.index("What the forms ask") :]
+    assert words.index('<th scope="row">question-0</th><td>What is the &lt;noun&gt;?</td>') < words.index("</table>")
+    assert "never asked" not in text
 
 
 def test_pictures_are_well_formed_and_keep_their_words(run):
