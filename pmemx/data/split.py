@@ -48,8 +48,10 @@ def split_groups(
 
     Raises DataError where there are fewer keys than splits to fill.
     """
-    splits = {key: split_of(key, shares, seed) for key, shares in fractions.items()}
-    wanted = [split for split in SPLITS if any(shares.get(split, 0.0) > 0 for shares in fractions.values())]
+    splits: dict[str, Split] = {key: split_of(key, shares, seed) for key, shares in fractions.items()}
+    wanted: list[Split] = [
+        split for split in SPLITS if any(shares.get(split, 0.0) > 0 for shares in fractions.values())
+    ]
     for split in wanted:
         held = Counter(splits.values())
         if held[split] or split in filled:
@@ -66,7 +68,8 @@ def split_groups(
                 f"other groups (a group is a document, else a prompt), set data.split_by=prompt, give a file for each "
                 f"split, or set the share of validation to 0"
             )
-        splits[min(free, key=lambda key: (_distance(key, fractions[key], seed, split), key))] = split
+        _, nearest = min((_distance(key, fractions[key], seed, split), key) for key in free)
+        splits[nearest] = split
     return splits
 
 

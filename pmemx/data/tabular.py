@@ -131,7 +131,7 @@ class Tabular(DomainSource):
                 f"no row is left for {absent[0]}, without those that are longer than data.max_characters and those that "
                 f"another split asks too; raise data.max_characters, or remove the repeated prompts"
             )
-        kept = {split: self._drawn(split, rows) for split, rows in splits.items()}
+        kept: dict[Split, tuple[Example, ...]] = {split: self._drawn(split, rows) for split, rows in splits.items()}
         return to_domain(name, kept, instruction=" ".join(origin.instruction for origin in origins).strip())
 
     def _rows(self, name: str, origin: Origin, seen: set[str]) -> dict[Split | None, list[Placed]]:
