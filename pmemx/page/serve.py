@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from pmemx.core.errors import ConfigError, StorageError
+from pmemx.core.extras import install
 from pmemx.store.bank import Bank
 
 PORT = 8765
@@ -33,7 +34,7 @@ def serve(
         from pmemx.page.app import create_app
         from pmemx.page.door import is_loopback
     except ModuleNotFoundError as error:
-        raise ConfigError(f"the page needs an extra ({error}); run: pip install 'pmemx[serve]'") from error
+        raise ConfigError(f"the page needs an extra ({error}); run: {install('serve')}") from error
     if not is_loopback(host) and not token:
         raise ConfigError(
             f"{host!r} can be reached from other machines, and no token is set; give one, or serve on 127.0.0.1"

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, NullPool, StaticPool, create_engine, 
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, TimeoutError
 
 from pmemx.core.errors import ConfigError, StorageError
+from pmemx.core.extras import install
 from pmemx.store import schema
 from pmemx.store.shown import shown
 
@@ -128,7 +129,7 @@ def _server(location: str, process: int) -> Engine:
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigError(
             f"the ledger's URL {location.split('@')[-1]!r} cannot be used ({error}); "
-            "for PostgreSQL write postgresql+psycopg://user@host/database and `pip install 'pmemx[postgres]'`"
+            f"for PostgreSQL write postgresql+psycopg://user@host/database, and run: {install('postgres')}"
         ) from error
     if made.dialect.name != "postgresql":
         raise ConfigError(

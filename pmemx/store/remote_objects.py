@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast, final
 
 from pmemx.core.errors import StorageError
+from pmemx.core.extras import install
 from pmemx.core.objects import Objects, StoredObject
 from pmemx.store.object_names import check_leftover, checked, leftovers_among, object_name, objects_among
 from pmemx.store.shown import shown
@@ -134,7 +135,7 @@ class RemoteObjects(Objects):
             fs.invalidate_cache()  # of listings: others write there too
             yield fs, f"{root.rstrip('/')}/blobs"
         except ImportError as error:
-            remedy = "pip install 'pmemx[s3]'" if self._scheme in ("s3", "s3a") else "install what that names"
+            remedy = f"run: {install('s3')}" if self._scheme in ("s3", "s3a") else "install what that names"
             raise StorageError(f"{self._place} {refusal} ({error}); {remedy}") from error
         except PermissionError as error:
             raise StorageError(

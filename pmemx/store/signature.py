@@ -18,6 +18,7 @@ from typing import Any
 
 from pmemx.core.atomic import write_whole
 from pmemx.core.errors import ConfigError, CorruptBlock, StorageError
+from pmemx.core.extras import install
 
 PASSWORD = "PMEMX_KEY_PASSWORD"
 SIGNATURE = "model.sig"  # the name that the standard client gives it
@@ -189,5 +190,5 @@ def _library() -> ModuleType:
     try:
         import model_signing
     except ImportError as error:
-        raise ConfigError(f"signatures need an extra ({error}); run: pip install 'pmemx[sign]'") from error
+        raise ConfigError(f"signatures need an extra ({error}); run: {install('sign')}") from error
     return model_signing

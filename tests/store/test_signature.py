@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
 from pmemx.core.errors import ConfigError, CorruptBlock, StorageError
+from pmemx.core.extras import install
 from pmemx.core.factor_file import pack
 from pmemx.export.peft import PeftExport
 from pmemx.store.manifest import Manifest, Site
@@ -474,7 +476,7 @@ def test_a_missing_extra_is_named(owner: Keys, monkeypatch: pytest.MonkeyPatch) 
         lambda: verify_version(b"{}", b"", bundle, owner.public),
         lambda: key_id(owner.public),
     ):
-        with pytest.raises(ConfigError, match=r"pip install 'pmemx\[sign\]'"):
+        with pytest.raises(ConfigError, match=re.escape(f"run: {install('sign')}")):
             use()
 
 
