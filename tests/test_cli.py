@@ -43,7 +43,8 @@ def test_looking_around_imports_neither_torch_nor_a_database(arguments: list[str
 
 
 def test_listing_a_bank_imports_no_torch(tmp_path: Path):
-    assert imported_by(["bank", "list"], tmp_path) == ["sqlalchemy"]
+    (tmp_path / "bank").mkdir()
+    assert imported_by(["bank", "list", "--bank", "bank"], tmp_path) == ["sqlalchemy"]
 
 
 def imported_by(arguments: list[str], folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pmemx.core.errors import ConfigError, UnknownBlock
@@ -11,13 +12,27 @@ if TYPE_CHECKING:
     from pmemx.store.snapshots import Moment
 
 
+DEFAULT = "outputs/bank"
+"""Where a bank is that nobody names: that of runs with seed 0 at full scale (bank_folder in conf/run.yaml)."""
+_EARLIER = "bank"
+"""The same of pmemx 0.1.0."""
+_BEGINNING = frozenset({"import", "pull", "subscribe", "enrol"})
+"""Verbs with which a bank may begin."""
+
+
 def place(options: argparse.Namespace) -> str:
     """Where the bank is."""
-    return options.bank or os.environ.get("PMEMX_BANK", "") or "bank"
+    return options.bank or os.environ.get("PMEMX_BANK", "") or DEFAULT
 
 
 def open_bank(options: argparse.Namespace) -> "Bank":
-    """The bank, as of --at where that is given. Nothing is made: one that does not exist reads as empty."""
+    """The bank, as of --at where that is given. Nothing is made.
+
+    Raises UnknownBlock where its folder does not exist, for any verb but those with which a bank may begin; a folder
+    without a ledger reads as an empty bank.
+    """
+    if options.verb not in _BEGINNING:
+        _require_folder(options)
     from pmemx.store.bank import Bank
     from pmemx.store.references import SHARED
     from pmemx.store.snapshots import Snapshots
@@ -59,6 +74,18 @@ def moment(bank: "Bank", text: str) -> "Moment":
             f"{text!r} is no snapshot, no entry and no time; the snapshots are: {listed}; write a time as 2026-01-31T12:00"
         ) from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _require_folder(options: argparse.Namespace) -> None:
+    where = place(options)
+    if "://" in where or _database(options) or Path(where).exists():
+        return
+    remedy = "say --bank where the bank is, or set PMEMX_BANK; `pmemx run` makes one, import and pull begin one"
+    if where == DEFAULT and Path(_EARLIER).is_dir():
+        remedy = (
+            f"there is a folder ./{_EARLIER}, where pmemx 0.1.0 looked: say --bank {_EARLIER}, or move it to {DEFAULT}"
+        )
+    raise UnknownBlock(f"the folder {where} does not exist; {remedy}")
 
 
 def _database(options: argparse.Namespace) -> str:

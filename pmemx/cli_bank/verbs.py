@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pmemx.cli_bank.opening import DEFAULT
+
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -40,7 +42,7 @@ def add_common(parser: argparse.ArgumentParser, *, inherits: bool) -> None:
         "--bank",
         metavar="PLACE",
         default=default(None),
-        help="folder or URL of the bank (default: PMEMX_BANK, else ./bank)",
+        help=f"folder or URL of the bank (default: PMEMX_BANK, else {DEFAULT})",
     )
     group.add_argument(
         "--database",
