@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from pmemx.choices import axes
+from pmemx.cli_bank.opening import DEFAULT
 from pmemx.core.errors import ConfigError
 from pmemx.preflight import check, fits
 from pmemx.stage.build import build, locate
@@ -174,3 +176,47 @@ def test_every_experiment_fits_the_code(experiment: str, scale: str, monkeypatch
     for name in OmegaConf.missing_keys(made):  # what only the user knows is no misfit of the experiment
         OmegaConf.update(made, name, "given")
     assert check(made) is None
+
+
+def test_what_a_user_chooses_wins_over_a_scale(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PMEMX_ROOT", str(ROOT))
+    said = [
+        "logger=tensorboard",
+        "trainer=resumable",
+        "rows.train=5",
+        "bank_folder=mine",
+        "run_folder=x",
+        "experiment=x",
+    ]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        made, plain = (compose("run", ["scale=smoke", *words]) for words in (said, said[-2:]))
+    assert list(made.logger) == ["tensorboard"] and list(plain.logger) == []
+    assert (made.trainer.checkpoint_every, made.rows.train, made.store.path) == (50, 5, "mine")
+    assert (made.trainer.steps, made.rows.test) == (plain.trainer.steps, plain.rows.test) == (3, 8)
+
+
+def test_a_scale_says_sizes_and_a_place_and_leaves_every_choice_to_its_axis():
+    for scale in (ROOT / "conf" / "scale").glob("*.yaml"):
+        said = OmegaConf.load(scale)
+        chosen = {key for key in said if key in axes(ROOT) and not isinstance(said[key], DictConfig)}
+        assert chosen == set()
+        assert "_target_" not in OmegaConf.to_yaml(said)
+
+
+@pytest.mark.parametrize(
+    ("scale", "seed", "folder"),
+    [
+        ("full", 0, "outputs/bank"),
+        ("full", 1, "outputs/bank_seed1"),
+        ("smoke", 0, "outputs/smoke/bank_seed0"),
+        ("smoke", 1, "outputs/smoke/bank_seed1"),
+    ],
+)
+def test_a_run_of_another_seed_or_scale_has_a_bank_of_its_own(
+    scale: str, seed: int, folder: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PMEMX_ROOT", str(ROOT))
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        made = compose("run", ["experiments=quickstart", f"scale={scale}", f"seed={seed}"])
+    assert made.store.path == made.stage.distill.store.path == folder
+    assert (folder == DEFAULT) == ((scale, seed) == ("full", 0))

@@ -10,9 +10,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from pmemx.core.errors import ConfigError
+from pmemx.core.extras import install
 from pmemx.core.metric import Figure
 from pmemx.core.record import RunRecord
 from pmemx.core.stage import Ledger, Stage, Workspace
+from pmemx.core.store import Store
 from pmemx.lit.tracking import Tracker, keep_under
 from pmemx.stage.build import build
 from pmemx.stage.origin import commit, experiment_digest, seeds, settings_digest, versions
@@ -39,7 +42,7 @@ def launch(config: DictConfig, write_report: WriteReport, *, console: Console | 
     console = console or Console(width=None if sys.stdout.isatty() else 140)
     workspace = Workspace(folder, settings["seed"], RichProgress(console))
     stages: dict[str, Stage] = {name: build(settings["stage"][name]) for name in settings["plan"]}
-    tracker = Tracker([build(node) for node in (settings["logger"] or {}).values()])
+    tracker = Tracker([_logger(name, node) for name, node in (settings["logger"] or {}).items()])
     record = RunRecord(
         experiment=str(settings["experiment"]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -64,6 +67,10 @@ def launch(config: DictConfig, write_report: WriteReport, *, console: Console | 
     try:
         tracker.config(settings)
         outcomes = run_plan(stages, workspace, after=after)
+        replaced = replaced_blocks(settings.get("store"), workspace.ledger, record.created)
+        if replaced:
+            workspace.ledger.notes.append(replaced)
+            after(outcomes)
         write_csv(workspace.metrics)
         report = write_report(folder)
         _publish(tracker, workspace, settings, report)
@@ -78,6 +85,41 @@ def launch(config: DictConfig, write_report: WriteReport, *, console: Console | 
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
     return outcomes
+
+
+def _logger(name: str, node: dict[str, Any]) -> Any:
+    try:
+        return build(node)
+    except ModuleNotFoundError as error:
+        remedy = f"run: {install('tensorboard')}" if name == "tensorboard" else "install what that names"
+        raise ConfigError(
+            f"logger.{name} needs a package ({error}); {remedy}, or choose another logger (pmemx list logger)"
+        ) from error
+
+
+def replaced_blocks(store: object, ledger: Ledger, since: str) -> str:
+    """A sentence on the names that had a version before this run and have a newer one by it; empty where there is none.
+
+    store: the node of the run's store, or None. since: when the run began, as a card says when its block was made.
+    """
+    names = dict.fromkeys(block.name for block in ledger.blocks.values())
+    if store is None or not names:
+        return ""
+    made = {block.digest for block in ledger.blocks.values()}
+    kept: Store = build(store)
+    moves = []
+    for name in names:
+        history = kept.history(name)
+        new = [version for version in history if version.digest in made and version.card.created >= since]
+        old = [version for version in history if version not in new and version.card.created < since]
+        if new and old and new[-1] is history[-1]:
+            moves.append(f"{name}@{new[-1].number} (before: {name}@{old[-1].number})")
+    if not moves:
+        return ""
+    return (
+        f"this run made the latest version of what the bank held already: {', '.join(moves)}; "
+        "the earlier versions stay, and bank_folder=<folder> gives a run a bank of its own"
+    )
 
 
 def _filled(record: RunRecord, ledger: Ledger, outcomes: tuple[Outcome, ...]) -> RunRecord:

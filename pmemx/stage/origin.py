@@ -11,7 +11,7 @@ from pmemx.core.canonical import digest
 
 PACKAGES = ("pmemx", "torch", "transformers", "peft", "lightning", "hydra-core", "safetensors", "numpy")
 VOLATILE = ("run_folder", "logger", "notice")
-NOT_OF_ANSWERS = ("seed", "plan", "summary", "metric", "metrics")
+NOT_OF_ANSWERS = ("seed", "plan", "summary", "metric", "metrics", "store", "bank_folder", "bank_of_seed")
 """Settings that runs of one study may differ in."""
 REPORTING = ("study", "growth_study", "export")
 """Stages that answer nothing, by name."""

@@ -45,7 +45,7 @@ def test_a_merged_average_answers_as_the_bank_that_mixes_all_experts_evenly(fold
 
 
 def test_merged_blocks_stand_in_the_bank_with_their_parents(folder):
-    store = GovernedStore(str(folder / "outputs" / "bank"))
+    store = GovernedStore(str(folder / "outputs" / "smoke" / "bank_seed0"))
     experts = json.loads((folder / "run" / "blocks.json").read_text())["experts"]
     card = store.find("merge/ties_paper").card
     assert set(card.parents) == {digest for (digest,) in experts.values()}

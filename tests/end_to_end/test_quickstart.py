@@ -18,6 +18,7 @@ from pmemx.runtime.attach import attached
 from pmemx.store.governed import GovernedStore
 
 ROOT = Path(__file__).parents[2]
+BANK = "outputs/smoke/bank_seed0"
 
 
 def pmemx(folder: Path, *arguments: str) -> str:
@@ -73,7 +74,7 @@ def test_general_text_under_oracle_routing_is_the_base_bit_for_bit(folder):
 def test_the_exported_experts_work_in_peft_as_in_the_bank(folder):
     model = AutoModelForCausalLM.from_pretrained(FOLDER).eval()
     ids = torch.arange(300, 340).view(2, 20)
-    store = GovernedStore(str(folder / "outputs" / "bank"))
+    store = GovernedStore(str(folder / BANK))
     for name in ("law", "finance", "medicine"):
         with attached(model, ExpertBank([store.get(name)]), weights=[1.0]), torch.no_grad():
             ours = model(ids).logits
@@ -89,7 +90,7 @@ def test_the_exported_experts_work_in_peft_as_in_the_bank(folder):
 def test_what_is_distilled_already_is_not_distilled_again(folder):
     output = pmemx(folder, "run", "experiments=quickstart", "scale=smoke", "hydra.run.dir=second", "plan=[distill]")
     assert output.count("already distilled") >= 3
-    store = GovernedStore(str(folder / "outputs" / "bank"))
+    store = GovernedStore(str(folder / BANK))
     assert [version.number for version in store.history("law")] == [1]
     pmemx(folder, "run", "experiments=quickstart", "scale=smoke", "plan=[distill]", "trainer.lr=0.001")
     assert [version.number for version in store.history("law")] == [1, 2]

@@ -6,20 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from pmemx.core.block import CapabilityBlock, LoraFactors
 from pmemx.core.card import BlockCard, Version
-from pmemx.core.errors import DataError
+from pmemx.core.errors import ConfigError, DataError
+from pmemx.core.extras import install
 from pmemx.core.metric import Figure
 from pmemx.core.record import BaseEntry, RunRecord
-from pmemx.core.stage import MetricsLog, Stage, Workspace
+from pmemx.core.stage import Ledger, MetricsLog, Stage, Workspace
 from pmemx.stage import launch as launch_module
-from pmemx.stage.launch import launch
+from pmemx.stage.launch import launch, replaced_blocks
 from pmemx.stage.origin import experiment_digest, seeds, settings_digest
 from pmemx.stage.plan import Outcome, run_plan, write_csv
 from pmemx.stage.progress import RichProgress
 from pmemx.stage.summary import methods_table, stages_table
+from pmemx.store.governed import GovernedStore
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,8 @@ def test_the_digest_of_an_experiment_ignores_seeds_and_stages_that_only_read_bes
     told = {"plan": ["evaluate"], "summary": {"a": "b"}, "metric": {"pairs": {"seed": 3}}}
     assert experiment_digest(base) == experiment_digest(base | told)
     assert experiment_digest(base | {"gates": [{"seed": 0}]}) == experiment_digest(base | {"gates": [{"seed": 1}]})
+    kept = {"bank_folder": "outputs/bank_seed1", "store": {"path": "outputs/bank_seed1"}}  # a seed has its own bank
+    assert experiment_digest(base) == experiment_digest(base | kept)
     assert experiment_digest(base) != experiment_digest(base | {"data": {"seed": 0, "rows": 5}})
     assert experiment_digest(base) != experiment_digest(base | {"stage": {"evaluate": {"seed": 0, "questions": 5}}})
 
@@ -209,3 +215,39 @@ def test_a_stage_without_numbers_still_shows_its_time():
         stages_table((Outcome("export", 1.25, {}), Outcome("distill", 2, {"blocks": 3})))
     )
     assert all(text in output.getvalue() for text in ("export", "1.2", "blocks 3"))
+
+
+def test_a_logger_whose_package_is_missing_names_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def absent(node: dict) -> object:
+        if node["_target_"] == "Measure":
+            return Measure()
+        raise ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available")
+
+    monkeypatch.setattr(launch_module, "build", absent)
+    wanted = settings(tmp_path / "run", "measure")
+    wanted.logger = {"tensorboard": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger"}}
+    with pytest.raises(ConfigError) as caught:
+        launch(wanted, write_report, console=Console(file=io.StringIO()))
+    assert f"run: {install('tensorboard')}, or choose another logger" in str(caught.value)
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_names_that_a_run_gave_a_newer_version_are_told_and_first_versions_are_not(tmp_path: Path):
+    store = GovernedStore(tmp_path / "bank")
+    node = {"_target_": "pmemx.store.governed.GovernedStore", "path": str(tmp_path / "bank")}
+
+    def put(name: str, fill: float, created: str) -> Version:
+        factors = {"q": LoraFactors(torch.full((2, 3), fill), torch.ones(4, 2), 1.0)}
+        return store.put(CapabilityBlock(BlockCard(name, name, "f" * 64, created=created), factors))
+
+    put("law", 1.0, "2026-01-01T00:00:00+00:00")
+    found = put("botany", 1.0, "2026-01-01T00:00:00+00:00")
+    ledger, began = Ledger(), "2026-01-02T00:00:00+00:00"
+    ledger.add(found)
+    assert replaced_blocks(node, ledger, began) == ""
+    for name, fill in (("law", 2.0), ("sequential", 1.0), ("sequential", 2.0)):
+        ledger.add(put(name, fill, "2026-01-02T00:00:01+00:00"))
+    told = replaced_blocks(node, ledger, began)
+    assert told.startswith("this run made the latest version of what the bank held already: law@2 (before: law@1); ")
+    assert "sequential" not in told and "botany" not in told
+    assert replaced_blocks(None, ledger, began) == ""
