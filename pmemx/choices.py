@@ -5,10 +5,19 @@ from pathlib import Path
 
 from pmemx.core.errors import ConfigError
 
+REFERENCED = re.compile(r"\$\{(?:oc\.select:)?([A-Za-z_]\w*)(?=[}.\[,])")
+"""What "${name}", "${name.key}" and "${oc.select:name.key,...}" refer to; "${hydra:...}" refers to nothing of a run's own."""
+
 
 def axes(root: Path) -> list[str]:
     """The folders of conf/, and experiments."""
     return [*sorted(folder.name for folder in (root / "conf").iterdir() if folder.is_dir()), "experiments"]
+
+
+def settings(root: Path) -> set[str]:
+    """Names at the root of a config that mean something: the axes, and what any YAML file refers to ("${name...}")."""
+    files = [file for folder in ("conf", "experiments") for file in (root / folder).rglob("*.yaml")]
+    return {*axes(root), *(name for file in files for name in REFERENCED.findall(file.read_text(encoding="utf-8")))}
 
 
 def choices(root: Path, axis: str) -> dict[str, str]:

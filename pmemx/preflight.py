@@ -3,37 +3,62 @@
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pmemx.choices import REFERENCED
+from pmemx.core.atomic import check_writable
 from pmemx.core.errors import ConfigError
 from pmemx.core.stage import Stage
-from pmemx.stage.build import did_you_mean, locate
+from pmemx.core.store import Store
+from pmemx.stage.build import build, did_you_mean, locate
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 
 
-def check(config: DictConfig) -> None:
-    """Walk the stages of the plan and the loggers, and everything that they refer to.
+_OF_A_RUN: dict[str, Any] = {"seed": int, "run_folder": str, "logger": dict | None, "summary": dict}
+"""What a run takes itself, beside its plan and its stages."""
+_SEEDS = 2**32  # as many as numpy takes
 
-    Raises ConfigError with one line a misfit: an unknown or missing argument, a value of the wrong type, a target that
-    does not exist, a required setting without a value, a stage that the plan names and the config does not hold.
+
+def check(config: DictConfig, known: Collection[str] = ()) -> None:
+    """Walk the stages of the plan and the loggers, and everything that they refer to; then ask for the places of the run.
+
+    known: settings at the root that stand even if nothing refers to them; empty for any. Raises ConfigError with one line
+    a misfit: an unknown or missing argument, a value of the wrong type, a target that does not exist, a required setting
+    without a value, a stage that the plan names and the config does not hold, a setting at the root that nothing reads.
+    Raises StorageError or AccessDenied where the run may not write its folder or the store of a stage that puts blocks.
     """
-    misfits = list(dict.fromkeys(_Walk(config).run()))
+    misfits = list(dict.fromkeys(_Walk(config, known).run()))
     if misfits:
         count = "a misfit" if len(misfits) == 1 else f"{len(misfits)} misfits"
         raise ConfigError("\n  ".join((f"{count} between the config and the code:", *misfits)))
+    check_writable(Path(str(config.run_folder)))
+    for store in _written(config):
+        store.check_writable()
+
+
+def _written(config: DictConfig) -> Iterator[Store]:
+    """The stores into which the plan puts blocks, each once."""
+    nodes: list[object] = []
+    for name in config.plan:
+        node: Any = OmegaConf.to_container(config.stage[name], resolve=True)
+        stage: Any = locate(node["_target_"])
+        if stage.puts_blocks:
+            nodes += [node[key] for key, kind in _annotations(stage).items() if kind is Store and key in node]
+    yield from (build(node) for number, node in enumerate(nodes) if node not in nodes[:number])
 
 
 class _Walk:
     """One pass over a config; follows "${gate}" to where it points, so that a misfit is named where it was written."""
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, config: DictConfig, known: Collection[str]) -> None:
         self.config = config
+        self.known = known
         self.raw: Any = OmegaConf.to_container(config, resolve=False)
 
     def run(self) -> Iterator[str]:
@@ -48,6 +73,19 @@ class _Walk:
                 yield f"plan: no stage {name!r}{did_you_mean(str(name), stages)}"
         for name, node in (self.raw.get("logger") or {}).items():
             yield from self.node(node, f"logger.{name}")
+        for key, expected in _OF_A_RUN.items():
+            yield from self.node(self.raw.get(key, "???"), key, expected, "a run")
+        if isinstance(seed := self.raw.get("seed"), int) and not 0 <= seed < _SEEDS:
+            yield f"seed: it is {seed}, and a seed is 0 or more and below {_SEEDS}"
+        if self.known:
+            yield from self.unread()
+
+    def unread(self) -> Iterator[str]:
+        """Settings at the root that neither a run knows nor anything in the config refers to."""
+        read = {*self.known, *_OF_A_RUN, "plan", "stage", *REFERENCED.findall(str(self.raw))}
+        for key in self.raw:
+            if key not in read:
+                yield f"{key}: nothing reads it{did_you_mean(str(key), read - {key})}"
 
     def node(self, value: Any, path: str, expected: Any = Any, owner: str = "") -> Iterator[str]:
         """Misfits of one value that `owner` takes as `expected`, and of all below it."""

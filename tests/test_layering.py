@@ -23,7 +23,7 @@ MAY_IMPORT = {axis: {"core"} for axis in AXES} | {
     "report": {"core"},
     "exchange": {"core", "store", "export"},
     "page": {"core", "store"},
-    "preflight": {"core", "stage"},
+    "preflight": {"core", "stage", "choices"},
     "choices": {"core"},
     "exit_codes": {"core"},
     "completion": set(),

@@ -10,11 +10,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from pmemx.choices import axes
+from pmemx.choices import axes, settings
 from pmemx.cli_bank.opening import DEFAULT
-from pmemx.core.errors import ConfigError
+from pmemx.core.access import Role
+from pmemx.core.atomic import check_writable
+from pmemx.core.errors import AccessDenied, ConfigError, StorageError
 from pmemx.preflight import check, fits
 from pmemx.stage.build import build, locate
+from pmemx.store.bank import Bank
+from pmemx.store.members import Members
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,6 +126,78 @@ def test_an_empty_plan_is_refused():
     assert re.fullmatch(r"plan: it is empty; there is .*distill.*; set it, for example plan=\[\w+\]", line)
 
 
+KNOWN = ("plan", "stage", "gate", "experiments", "mixing")
+
+
+@pytest.mark.parametrize(("key", "nearest"), [("experimnts", "experiments"), ("gat", "gate")])
+def test_a_setting_at_the_root_that_nothing_reads_is_refused_with_the_nearest(key: str, nearest: str):
+    made = config(**{key: "quickstart"})
+    with pytest.raises(ConfigError, match=f"\n  {key}: nothing reads it; did you mean '{nearest}'\\?"):
+        check(made, {*composed(), *KNOWN})
+    assert check(made) is None
+
+
+def test_a_setting_at_the_root_that_another_refers_to_is_read():
+    made = config(size=5, trainer__steps="${size}")
+    assert check(made, {*composed(), *KNOWN}) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("x", "seed: a run takes an int, not 'x' (str)"),
+        (None, "seed: a run takes an int, not null"),
+        (-1, "seed: it is -1, and a seed is 0 or more and below 4294967296"),
+        (2**32, "seed: it is 4294967296, and a seed is 0 or more and below 4294967296"),
+    ],
+)
+def test_a_seed_is_a_number_that_every_generator_takes(value: object, line: str):
+    assert line in misfits(seed=value)
+
+
+def test_a_run_folder_that_cannot_be_made_is_noticed_before_any_work(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/run cannot be a folder, since .*/file is none"):
+        check(config(run_folder=str(tmp_path / "file" / "run")))
+
+
+def test_a_store_that_cannot_be_made_is_noticed_before_any_work(tmp_path: Path):
+    (tmp_path / "bank").touch()
+    stored = {"_target_": "pmemx.store.governed.GovernedStore", "path": str(tmp_path / "bank")}
+    with pytest.raises(StorageError, match=r"cannot be a folder, since .*/bank is none"):
+        check(config(store=stored))
+    # Only a plan that puts blocks asks.
+    assert check(config(store=stored, plan=["train_gate"])) is None
+
+
+def test_a_folder_that_its_mount_forbids_to_write_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # As a read-only mount answers, whoever asks.
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(StorageError, match=f"{tmp_path} may not be written by this user"):
+        check_writable(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_bank_that_the_principal_may_only_read_is_noticed_before_any_work(tmp_path: Path):
+    owned = Bank(tmp_path / "bank", principal="ada")
+    Members(owned).enrol("ada", role=Role.OWNER)
+    Members(owned).enrol("eve", role=Role.READER)
+
+    def checked(principal: str, **plan: object) -> None:
+        store = {"_target_": "pmemx.store.governed.GovernedStore", "path": str(owned.path), "principal": principal}
+        check(config(store=store, **plan))
+
+    assert checked("ada") is None
+    with pytest.raises(AccessDenied, match="'eve' may not write shared: no role of theirs gives it"):
+        checked("eve")
+    with pytest.raises(AccessDenied, match="'mallory' may not read the bank: the bank does not know this principal"):
+        checked("mallory")
+    assert checked("eve", plan=["train_gate"]) is None
+    # A role on one block may be all that a run needs.
+    Members(owned).grant("eve", Role.EDITOR, "shared/law")
+    assert checked("eve") is None
+
+
 def test_what_the_plan_does_not_reach_is_not_checked():
     assert check(config(export={"_target_": "pmemx.nowhere.Nothing"}, stage__other={"_target_": "x"})) is None
 
@@ -175,7 +251,7 @@ def test_every_experiment_fits_the_code(experiment: str, scale: str, monkeypatch
         )
     for name in OmegaConf.missing_keys(made):  # what only the user knows is no misfit of the experiment
         OmegaConf.update(made, name, "given")
-    assert check(made) is None
+    assert check(made, settings(ROOT)) is None
 
 
 def test_what_a_user_chooses_wins_over_a_scale(monkeypatch: pytest.MonkeyPatch):

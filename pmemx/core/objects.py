@@ -26,6 +26,10 @@ class Objects(ABC):
         """Store bytes, unless they are there and sound; returns their sha-256. Damaged ones are replaced."""
 
     @abstractmethod
+    def check_writable(self) -> None:
+        """Raises StorageError where no put could be done, as far as that can be told without one."""
+
+    @abstractmethod
     def get(self, sha256: str) -> bytes:
         """Raises CorruptBlock when the object is gone or its bytes are not those that were put."""
 

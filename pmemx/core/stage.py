@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from pmemx.core.card import Version
 from pmemx.core.metric import Figure
@@ -86,7 +86,12 @@ class Workspace:
 
 
 class Stage(ABC):
-    """One step of a plan. Stages meet only through the store and the run folder. A frozen dataclass of settings."""
+    """One step of a plan. Stages meet only through the store and the run folder. A frozen dataclass of settings.
+
+    puts_blocks: whether it puts blocks into its store, so that a run can ask beforehand whether it may.
+    """
+
+    puts_blocks: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, workspace: Workspace) -> dict[str, float]:

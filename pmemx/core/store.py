@@ -22,6 +22,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def check_writable(self) -> None:
+        """Raises StorageError or AccessDenied where no put could be done, as far as that can be told without one."""
+
+    @abstractmethod
     def get(self, reference: str, *, base: str | None = None) -> CapabilityBlock:
         """The block behind a reference; base, where given, is the fingerprint that its card must carry.
 

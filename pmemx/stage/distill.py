@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pmemx.core.adapter import Adapter
 from pmemx.core.base_model import BaseModel
@@ -27,6 +27,8 @@ class DistillStage(Stage):
     rows are its own answers ("teacher", no gold answer is shown) or the gold ones. checkpoints: a folder that outlives
     the run, so that the same command with trainer.resume=true goes on where a killed one stopped.
     """
+
+    puts_blocks: ClassVar[bool] = True
 
     base_model: BaseModel
     data: DomainSource

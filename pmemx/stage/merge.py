@@ -2,6 +2,7 @@
 
 import datetime
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -34,6 +35,8 @@ class MergeStage(Stage):
     weights: by expert, 1 for those that are not named. Scale a whole merge by its own setting. moment_rows: how many rows
     of a domain are read, drawn by the run's seed. batch_size: rows of one pass.
     """
+
+    puts_blocks: ClassVar[bool] = True
 
     base_model: BaseModel
     data: DomainSource

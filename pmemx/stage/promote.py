@@ -2,7 +2,7 @@
 
 import datetime
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pmemx.core.base_model import BaseModel
 from pmemx.core.block import CapabilityBlock, LoraFactors
@@ -34,6 +34,8 @@ class PromoteStage(Stage):
     times; it takes a bound that some factor keeps to be kept by smaller ones, as bounds on harm are, and asks of the
     factor that it ends with whether every other bound, such as one on the gain, is kept as well.
     """
+
+    puts_blocks: ClassVar[bool] = True
 
     base_model: BaseModel
     data: DomainSource

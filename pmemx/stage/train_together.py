@@ -3,6 +3,7 @@
 import datetime
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -43,6 +44,8 @@ class TrainTogetherStage(Stage):
     "joint" takes them; its batch_size is that of validation. per_domain, general: rows of each domain, and of general text,
     in a batch; 0 leaves the kind out. checkpoints: see DistillStage.
     """
+
+    puts_blocks: ClassVar[bool] = True
 
     base_model: BaseModel
     data: DomainSource

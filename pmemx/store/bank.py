@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from pmemx.core.access import Permission
+from pmemx.core.access import PERMISSIONS, Grant, Permission
 from pmemx.core.card import Version
 from pmemx.core.clock import Clock, system_clock
-from pmemx.core.errors import ConfigError, CorruptBlock
+from pmemx.core.errors import ConfigError, CorruptBlock, StorageError
 from pmemx.core.event import Action
 from pmemx.core.objects import Objects
 from pmemx.store import catalogue, changes
@@ -166,6 +166,24 @@ class Bank:
                 if not self.objects.has(digest):
                     self.objects.put(data)
             return changes.commit(now, name, manifest, message=message, after=after).version
+
+    def check_writable(self) -> None:
+        """Raises StorageError or AccessDenied where no version of any name in the namespace could be added.
+
+        Nothing is written. A role on a single block is enough, since which blocks are meant is not known here.
+        """
+        self.objects.check_writable()
+        ledger = Path(self.ledger.location)
+        if not self.database and ledger.exists() and not os.access(ledger, os.W_OK):
+            raise StorageError(f"{ledger} may not be written by this user; let them write it, or choose another bank")
+        with self.ledger.reading() as now:
+            if not any(Permission.WRITE in PERMISSIONS[grant.role] for grant in self._grants_inside(now)):
+                now.require(Permission.WRITE, Name(self.namespace, ""))
+
+    def _grants_inside(self, now: Transaction) -> Iterator[Grant]:
+        """What the principal may do to single blocks of the namespace."""
+        if not now.identity.revoked:
+            yield from (grant for grant in now.identity.grants if grant.scope.startswith(f"{self.namespace}/"))
 
     def manifest(self, reference: str) -> Manifest:
         """The manifest of a version. Raises CorruptBlock when its bytes are not those that were written."""

@@ -49,6 +49,10 @@ class GovernedStore(Store):
         manifest, weights = encode(block)
         return self.bank.commit(manifest, weights, message=message, after=after)
 
+    def check_writable(self) -> None:
+        """See Store.check_writable."""
+        self.bank.check_writable()
+
     def get(self, reference: str, *, base: str | None = None) -> CapabilityBlock:
         """See Store.get."""
         return load(self.bank, reference, base=base)

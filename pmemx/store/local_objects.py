@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import final
 
-from pmemx.core.atomic import sync_folder, write_whole
+from pmemx.core.atomic import check_writable, sync_folder, write_whole
 from pmemx.core.errors import StorageError
 from pmemx.core.objects import Objects, StoredObject
 from pmemx.store.object_names import check_leftover, checked, leftovers_among, object_name, objects_among
@@ -53,6 +53,10 @@ class LocalObjects(Objects):
             for level in range(4):
                 sync_folder(file.parents[level])
         return sha256
+
+    def check_writable(self) -> None:
+        """See Objects.check_writable: by the rights on the folder, or on the one in which it would be made."""
+        check_writable(self.path / "blobs" / "sha256")
 
     def get(self, sha256: str) -> bytes:
         """See Objects.get."""

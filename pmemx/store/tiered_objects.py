@@ -21,6 +21,10 @@ class TieredObjects(Objects):
         """See Objects.put: into the warm place."""
         return self.warm.put(data)
 
+    def check_writable(self) -> None:
+        """See Objects.check_writable: of the warm place."""
+        self.warm.check_writable()
+
     def get(self, sha256: str) -> bytes:
         """See Objects.get: from the warm place where it is there and sound."""
         for place in (self.warm, self.cold):
