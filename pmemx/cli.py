@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from pmemx import cli_run
 from pmemx.cli_bank import add_bank
+from pmemx.cli_bank.opening import DEFAULT
 from pmemx.cli_bank.printing import visible
 from pmemx.core.errors import PmemxError
-from pmemx.exit_codes import DONE, FINDING, HELP, exit_code
+from pmemx.exit_codes import DONE, HELP, exit_code
 
 DESCRIPTION = "Distil knowledge into LoRA experts, keep them in a bank, compose them with a gate, and measure it."
 EPILOG = f"""examples:
@@ -20,7 +22,7 @@ EPILOG = f"""examples:
   pmemx run experiments=quickstart --cfg job  the composed config, without running it
   pmemx list gate                             the choices of an axis
   pmemx report outputs/quickstart/<time>      write the report of a finished run again
-  pmemx bank list                             the blocks of ./bank
+  pmemx bank list                             the blocks of {DEFAULT}
   pmemx completion bash > ~/.local/share/bash-completion/completions/pmemx
 
 {HELP}"""
@@ -30,15 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("PMEMX_ROOT", str(config_root()))
-    running = arguments[:1] == ["run"]
+    running = arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments)
     try:
-        code = _run(arguments[1:]) if running else _command(arguments)
+        code = cli_run.run(arguments[1:], config_root(), _complain) if running else _command(arguments)
         # Here, and not when the interpreter ends, so that a pipe that was closed early is noticed below.
         sys.stdout.flush()
         return code
     except PmemxError as error:
         _complain(error)
-        return FINDING if running else exit_code(error)
+        return exit_code(error)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -59,7 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     # Only its help is used: everything after `run` is Hydra's to parse.
-    commands.add_parser("run", help="run an experiment (Hydra overrides, -m sweeps, --cfg job)")
+    commands.add_parser(
+        "run",
+        help="run an experiment (Hydra overrides, -m sweeps, --cfg job)",
+        usage=cli_run.USAGE,
+        description=cli_run.DESCRIPTION,
+        epilog=cli_run.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    ).add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
 
     listing = commands.add_parser("list", help="axes, or the choices of one axis")
     listing.add_argument("axis", nargs="?", help="a folder of conf/, or experiments")
@@ -71,10 +81,22 @@ def _parser() -> argparse.ArgumentParser:
 
     add_bank(commands)
 
+    parser.add_argument("--version", action="version", version=f"pmemx {_version()}")
+
     completing = commands.add_parser("completion", help="print what makes a shell complete commands, options and names")
     completing.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     completing.set_defaults(command=_completion)
     return parser
+
+
+def _version() -> str:
+    """That of the installed package; what runs without being installed has none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("pmemx")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def _command(arguments: list[str]) -> int:
@@ -86,29 +108,6 @@ def _complain(error: PmemxError) -> None:
     # Line by line: what a message quotes from a card may hold escapes, but its own lines are meant.
     lines = f"{type(error).__name__}: {error}".split("\n")
     print("\n".join(visible(line) for line in lines), file=sys.stderr)
-
-
-def _run(arguments: list[str]) -> int:
-    import hydra
-    from omegaconf import DictConfig
-
-    def job(config: DictConfig) -> None:
-        try:
-            from pmemx.preflight import check
-
-            check(config)
-            from pmemx.report import write_report
-            from pmemx.stage.launch import launch
-
-            launch(config, write_report)
-        except PmemxError as error:
-            # SystemExit, because Hydra would wrap anything else in a traceback of its own.
-            _complain(error)
-            raise SystemExit(FINDING) from error
-
-    sys.argv = ["pmemx run", *arguments]
-    hydra.main(version_base="1.3", config_path=os.environ["PMEMX_ROOT"] + "/conf", config_name="run")(job)()
-    return DONE
 
 
 def _list(options: argparse.Namespace) -> int:

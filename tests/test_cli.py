@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,69 @@ def test_a_misfit_ends_a_run_before_any_work_without_a_traceback(tmp_path: Path)
     assert "plan: no stage 'evalute'; did you mean 'evaluate'?" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.rglob("record.json")] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (["experimnts=quickstart"], "experimnts: there is no such setting; did you mean 'experiments'?"),
+        (["gates=linear"], "gates: there is no such setting; did you mean 'gate'?"),
+        (["trainer.stepz=3"], "trainer.stepz: there is no such setting; did you mean 'steps'?"),
+        (["gate=linaer"], "gate=linaer: there is no such choice; did you mean 'linear'?"),
+        (["experiments=quikstart"], "experiments=quikstart: there is no such choice; did you mean 'quickstart'?"),
+        (
+            ["data.domains=Öl"],
+            "'data.domains=Öl' cannot be read as an override; quote a value that is no plain word twice",
+        ),
+        (["gate=linear,linaer", "-m"], "gate=linaer: there is no such choice; did you mean 'linear'?"),
+        (["plan=[distill"], "'plan=[distill' cannot be read as an override"),
+    ],
+)
+def test_what_does_not_compose_is_told_in_one_sentence(
+    said: list[str], answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pmemx.cli_run._launch", lambda config, known: None)
+    assert main(["run", *said]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"ConfigError: {answer}") and len(told.splitlines()) == 1
+
+
+def test_the_name_of_the_experiment_is_not_how_one_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(["run", "experiment=quickstart"])
+    assert left.value.code == 1
+    assert capsys.readouterr().err.endswith("did you mean experiments=quickstart?\n")
+
+
+def test_a_run_folder_that_cannot_be_made_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").touch()
+    assert main(["run", "seed=0"]) == 6
+    told = capsys.readouterr().err
+    assert told.startswith("StorageError: the folder of the run cannot be made (") and len(told.splitlines()) == 1
+
+
+def test_the_help_of_run_is_one_screen(capsys: pytest.CaptureFixture[str]):
+    for option in ("--help", "-h"):
+        with pytest.raises(SystemExit) as left:
+            main(["run", "experiments=quickstart", option])
+        lines = capsys.readouterr().out.splitlines()
+        assert left.value.code == 0
+        assert lines[0] == "usage: pmemx run [axis=choice ...] [key=value ...] [-m] [--cfg job]"
+        assert 24 <= len(lines) <= 40 and max(map(len, lines)) <= 110
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert (left.value.code, capsys.readouterr().out) == (0, f"pmemx {declared}\n")
 
 
 def test_the_root_is_the_checkout_unless_the_environment_says_otherwise(
