@@ -1045,6 +1045,21 @@ def test_a_restore_that_is_only_tried_tells_what_differs(world: World, run: Run)
 # ---------------------------------------------------------------------------------------------------- governance
 
 
+def test_the_first_enrolment_says_who_became_what_and_locks_nobody_out_who_made_it(world: World, run: Run):
+    code, out, err = run("enrol", "ada", "--role", "owner")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "olga is a member: owner of *",
+        "ada is a member: owner of *",
+        "the bank had no members; olga is one because they enrolled the first, and all others are refused",
+    ]
+    out = run("enrol", "eve", "--role", "reader", "--scope", "team:legal")[1]
+    assert out == "eve is a member: reader of team:legal\n"
+    assert run("enrol", "bob")[1] == "bob is a member: without a role\n"
+    assert run("protect", "good", world.file("policy.json"))[0] == 0
+    assert run("names", "--as", "mallory")[0] == 3
+
+
 def test_a_token_is_read_from_the_environment_alone(world: World, run: Run, monkeypatch: pytest.MonkeyPatch):
     secret = json.loads(run("enrol", OWNER, "--role", "owner", "--with-token", "--json")[1])["token"]
     assert run("names")[2].startswith(

@@ -3,6 +3,7 @@
 import argparse
 import secrets
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from pmemx.cli_bank.changing import read_json
 from pmemx.cli_bank.confirming import confirm
@@ -11,6 +12,9 @@ from pmemx.cli_bank.printing import print_json, print_line, print_table
 from pmemx.cli_bank.verbs import Verbs, add_reason, add_yes
 from pmemx.core.access import EVERYTHING, Permission, Purpose, Role
 from pmemx.exit_codes import DONE, REFUSED
+
+if TYPE_CHECKING:
+    from pmemx.store.members import Member
 
 SCOPE = '"*" (the whole bank), a namespace such as team:legal, or one block such as team:legal/contracts'
 
@@ -31,7 +35,9 @@ def add_verbs(verbs: Verbs) -> None:
         help=f"{', '.join(Purpose)} (default: within)",
     )
     roles = [role.value for role in Role]
-    enrolling = verbs.add("enrol", _enrol, "make a principal known; the first one must own everything (--role owner)")
+    enrolling = verbs.add(
+        "enrol", _enrol, "make a principal known; whoever enrols the first one becomes owner of everything too"
+    )
     enrolling.add_argument("who", metavar="PRINCIPAL")
     enrolling.add_argument("--role", choices=roles, metavar="ROLE", help=", ".join(roles))
     enrolling.add_argument("--scope", default=EVERYTHING, help=f"{SCOPE} (default: everything)")
@@ -67,24 +73,27 @@ def _members(options: argparse.Namespace) -> int:
 
     found = Members(open_bank(options)).list()
     if options.json:
-        rows = [
-            {
-                "name": member.name,
-                "guarded": member.guarded,
-                "revoked": member.revoked,
-                "grants": [{"role": grant.role.value, "scope": grant.scope} for grant in member.grants],
-            }
-            for member in found
-        ]
-        print_json(rows)
+        print_json([_values(member) for member in found])
     elif found:
         columns = ("principal", "roles", "token", "revoked")
-        roles = {m.name: [f"{grant.role.value} of {grant.scope}" for grant in m.grants] for m in found}
-        rows = [(m.name, roles[m.name], "asked" if m.guarded else "", "revoked" if m.revoked else "") for m in found]
+        rows = [(m.name, _roles(m), "asked" if m.guarded else "", "revoked" if m.revoked else "") for m in found]
         print_table(columns, rows)
     else:
         print_line(f"{place(options)} knows no principals and trusts everybody who can open it")
     return DONE
+
+
+def _values(member: "Member") -> dict[str, Any]:
+    return {
+        "name": member.name,
+        "guarded": member.guarded,
+        "revoked": member.revoked,
+        "grants": [{"role": grant.role.value, "scope": grant.scope} for grant in member.grants],
+    }
+
+
+def _roles(member: "Member") -> list[str]:
+    return [f"{grant.role.value} of {grant.scope}" for grant in member.grants]
 
 
 def _may(options: argparse.Namespace) -> int:
@@ -107,11 +116,18 @@ def _enrol(options: argparse.Namespace) -> int:
 
     token = secrets.token_urlsafe(32) if options.with_token else ""
     role = Role(options.role) if options.role else None
-    Members(open_bank(options)).enrol(options.who, token=token, role=role, scope=options.scope)
+    made = Members(open_bank(options)).enrol(options.who, token=token, role=role, scope=options.scope)
     if options.json:
-        print_json({"principal": options.who, "token": token or None})
-    else:
-        print_line(f"{options.who} is a member" + (f" and shows this secret in PMEMX_TOKEN: {token}" if token else ""))
+        print_json({"principal": options.who, "token": token or None, "members": [_values(one) for one in made]})
+        return DONE
+    for one in made:
+        print_line(f"{one.name} is a member: {', '.join(_roles(one)) or 'without a role'}")
+    if len(made) > 1:
+        print_line(
+            f"the bank had no members; {made[0].name} is one because they enrolled the first, and all others are refused"
+        )
+    if token:
+        print_line(f"{options.who} shows this secret in PMEMX_TOKEN: {token}")
     return DONE
 
 

@@ -153,7 +153,8 @@ class Door:
         who = bank.ledger.claimed()
         if who.known and not who.guarded:
             raise AccessDenied(
-                f"{principal!r} has no token, so that this page cannot tell them from others; an owner may give them one"
+                f"{principal!r} has no token, so that this page cannot tell them from others; an owner gives them one by "
+                f"pmemx bank enrol {principal} --with-token"
             )
         # Asks for the token, and notes in the journal who was refused.
         with bank.ledger.reading():

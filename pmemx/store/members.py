@@ -36,25 +36,38 @@ class Members:
 
     bank: Bank
 
-    def enrol(self, principal: str, *, token: str = "", role: Role | None = None, scope: str = EVERYTHING) -> None:
+    def enrol(
+        self, principal: str, *, token: str = "", role: Role | None = None, scope: str = EVERYTHING
+    ) -> tuple[Member, ...]:
         """Make a principal known, or known again, with a role where one is given. Asks ADMINISTER on the bank.
 
         token: a secret that they must show from now on. Without one a member keeps theirs; to take it away, revoke them
-        first. The first member must own everything, or nobody could enrol more.
+        first. The first enrolment ends the time in which the bank trusts everybody: its caller becomes owner of everything
+        as well, or they would be locked out. Returns whom the call made members: the caller, where they were the first,
+        then the principal. Raises ConfigError for what is no principal, and for a caller who enrols themselves first and
+        not as owner of everything.
         """
-        if not _PRINCIPAL.fullmatch(principal):
-            raise ConfigError(f"a principal is a word of letters, digits and .@+-_, got {principal!r}; choose another")
+        _check_principal(principal)
         with self.bank.ledger.writing() as now:
             now.require(Permission.ADMINISTER)
-            if not now.identity.governed and (role, scope) != (Role.OWNER, EVERYTHING):
+            caller = now.identity.principal
+            first = not now.identity.governed
+            if first and principal == caller and (role, scope) != (Role.OWNER, EVERYTHING):
                 raise ConfigError(
                     f"the first member must own everything, or nobody could enrol others; "
                     f"enrol {principal!r} as {Role.OWNER.value} of {EVERYTHING!r}"
                 )
+            made = [principal]
+            if first and principal != caller:
+                _check_principal(caller)
+                made.insert(0, caller)
+                now.append(Action.ENROL, None, {"principal": caller, "token": ""})
+                self._grant(now, Grant(caller, Role.OWNER, EVERYTHING))
             secret = token_digest(token) if token else _token_of(now, principal)
             now.append(Action.ENROL, None, {"principal": principal, "token": secret})
             if role is not None:
                 self._grant(now, Grant(principal, role, scope))
+            return tuple(_member(now, name) for name in made)
 
     def grant(self, principal: str, role: Role, scope: str) -> None:
         """Give a role on "*", a namespace or one block. Asks ADMINISTER on that scope."""
@@ -85,15 +98,8 @@ class Members:
         """Every principal by name. Asks ADMINISTER on the bank."""
         with self.bank.ledger.reading() as now:
             now.require(Permission.ADMINISTER)
-            rows = schema.principals
-            found = now.connection.execute(select(rows)).all()
-            members = [
-                Member(
-                    row.name, bool(row.token), row.revoked != schema.NEVER, identify(now.connection, row.name).grants
-                )
-                for row in found
-            ]
-        return tuple(sorted(members, key=lambda member: member.name))
+            names = now.connection.execute(select(schema.principals.c.name)).scalars().all()
+            return tuple(_member(now, name) for name in sorted(names))
 
     def decide(
         self, permission: Permission, reference: str = "", *, principal: str = "", purpose: Purpose = Purpose.WITHIN
@@ -137,6 +143,19 @@ class Members:
         owners = set(now.connection.execute(query).scalars())
         if owners == {leaving}:
             raise ConfigError(f"{leaving!r} is the last owner of the bank; make another one first")
+
+
+def _check_principal(principal: str) -> None:
+    if not _PRINCIPAL.fullmatch(principal):
+        raise ConfigError(
+            f"a principal is a word of letters, digits and .@+-_, got {principal!r}; choose another (for yourself with "
+            "--as or PMEMX_PRINCIPAL)"
+        )
+
+
+def _member(now: Transaction, name: str) -> Member:
+    who = identify(now.connection, name)
+    return Member(name, who.guarded, who.revoked, who.grants)
 
 
 def _token_of(now: Transaction, principal: str) -> str:

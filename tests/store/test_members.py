@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from pmemx.core.access import Permission, Purpose, Role
+from pmemx.core.access import Grant, Permission, Purpose, Role
 from pmemx.core.errors import AccessDenied, ConfigError, UnknownBlock
 from pmemx.core.event import Action
 from pmemx.store import schema
@@ -18,7 +18,7 @@ from pmemx.store.journal import Journal
 from pmemx.store.ledger import Claimed
 from pmemx.store.life import Keeping, Life
 from pmemx.store.lineage import lineage
-from pmemx.store.members import Members
+from pmemx.store.members import Member, Members
 from pmemx.store.snapshots import Snapshots
 from tests.store.banks import Hands, block, opened, put
 
@@ -196,17 +196,14 @@ def test_a_transaction_sees_what_it_did_to_its_own_members(tmp_path: Path) -> No
     assert store.names() == ()
 
 
-def test_a_bank_that_becomes_governed_in_a_transaction_trusts_nobody_else_in_it(tmp_path: Path) -> None:
+def test_a_bank_that_becomes_governed_in_a_transaction_trusts_nobody_else_from_then_on(tmp_path: Path) -> None:
     store = opened(tmp_path, Hands())
-
-    def commit_after_an_enrolment() -> None:
-        with store.bank.transaction():
-            Members(store.bank).enrol("eve", role=Role.OWNER)
-            put(store, "law")
-
+    with store.bank.transaction():
+        Members(store.bank).enrol("eve", role=Role.READER)
+        put(store, "law")
+    assert acting(store, "eve").names() == ("law",)
     with pytest.raises(AccessDenied, match="the bank does not know"):
-        commit_after_an_enrolment()
-    assert store.names() == () and Members(store.bank).list() == ()
+        acting(store, "bob").names()
 
 
 def test_a_principal_may_have_thousands_of_grants(tmp_path: Path) -> None:
@@ -266,6 +263,31 @@ def test_the_first_member_must_own_everything(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="must own everything"):
             members.enrol("root", role=role, scope=scope)
     assert members.list() == ()
+
+
+@pytest.mark.parametrize(("role", "scope"), [(Role.OWNER, "*"), (Role.READER, "team:legal"), (None, "*")])
+def test_whoever_enrols_the_first_member_becomes_owner_of_everything(
+    tmp_path: Path, role: Role | None, scope: str
+) -> None:
+    store = opened(tmp_path, Hands())
+    put(store, "law")
+    members = Members(store.bank)
+    root = Member("root", guarded=False, revoked=False, grants=(Grant("root", Role.OWNER, "*"),))
+    ada = Member("ada", guarded=True, revoked=False, grants=() if role is None else (Grant("ada", role, scope),))
+    assert members.enrol("ada", token="hers", role=role, scope=scope) == (root, ada)
+    assert members.list() == (ada, root)
+    assert store.names() == ("law",)
+    # Only the first time: the caller's role is theirs to give away afterwards.
+    assert [member.name for member in members.enrol("eve", role=Role.READER)] == ["eve"]
+    assert store.verify() == ()
+
+
+def test_a_caller_whose_name_no_member_may_have_is_not_locked_out_but_told(tmp_path: Path) -> None:
+    store = replace(opened(tmp_path, Hands()), principal="DOMAIN/ada")
+    put(store, "law")
+    with pytest.raises(ConfigError, match="got 'DOMAIN/ada'; choose another"):
+        Members(store.bank).enrol("eve", role=Role.OWNER)
+    assert Members(store.bank).list() == () and store.names() == ("law",)
 
 
 def test_roles_end_when_they_are_withdrawn_and_an_owner_of_a_team_grants_there(store: GovernedStore) -> None:
