@@ -1,14 +1,16 @@
 """Stage: ask every method every question, and turn the answers into figures with intervals."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pmemx.core.bank import ExpertBank
 from pmemx.core.base_model import BaseModel, LoadedBase
 from pmemx.core.digest import digest
 from pmemx.core.domain import DomainSource
+from pmemx.core.errors import AccessDenied, ConfigError, StorageError
 from pmemx.core.metric import Figure, Metric
 from pmemx.core.mix import Mixing
 from pmemx.core.routing import Select
@@ -22,6 +24,7 @@ from pmemx.stage.composition import Composition, all_compositions
 from pmemx.stage.corpus import Rows
 from pmemx.stage.exam import Exam
 from pmemx.stage.origin import versions
+from pmemx.stage.recording import record_figures
 from pmemx.stage.together import Together, load_together
 from pmemx.stage.training import loaded
 from pmemx.stage.uncovered import UncoveredPrompts
@@ -29,12 +32,18 @@ from pmemx.stage.uncovered import UncoveredPrompts
 
 @dataclass(frozen=True, eq=False)
 class _Method:
-    """identity: all that its answers come from, besides the exam. attach: as it serves, to count what it costs."""
+    """identity: all that its answers come from, besides the exam. attach: as it serves, to count what it costs.
+
+    version: digest of the one version that it applies, whole and to every question; empty for any other method.
+    phase: how many phases of a curriculum the version has seen, 0 where it has none.
+    """
 
     name: str
     identity: object
     sit: Callable[[], None]
     attach: Callable[[], AbstractContextManager[Routed]] | None = None
+    version: str = ""
+    phase: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +61,9 @@ class EvaluateStage(Stage):
     multiply-adds of every method beside the base's. cells: a folder in which the answers of a method are kept, so that a run
     that was killed asks no method twice; an edited program asks anew. Null keeps none. uncovered: prompts that no expert covers,
     which every gate is shown; None leaves them out.
+    recorded: figures that the store keeps with each version that was asked alone (an expert, a merge, an adapter of another
+    curriculum), by their names there. {method}, {domain} and {phase} stand for the method, the domain on the version's card,
+    and how many phases of a sequence it has seen. A figure that no metric gave is left out.
     """
 
     base_model: BaseModel
@@ -72,6 +84,17 @@ class EvaluateStage(Stage):
     costs: bool = False
     cells: str | None = None
     uncovered: UncoveredPrompts | None = None
+    recorded: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, pattern in self.recorded.items():
+            try:
+                pattern.format(method="", domain="", phase="")
+            except (KeyError, IndexError, ValueError) as error:
+                raise ConfigError(
+                    f"stage.evaluate.recorded.{name} = {pattern!r} is no name of a figure ({error!r}); "
+                    "write one in which {method}, {domain} and {phase} stand for what changes"
+                ) from error
 
     def run(self, workspace: Workspace) -> dict[str, float]:
         """Writes evidence.jsonl, puts figures into the ledger and returns their values by name.
@@ -114,7 +137,27 @@ class EvaluateStage(Stage):
         evidence.write(workspace.folder / "evidence.jsonl")
         figures |= {name: figure for metric in self.metrics.values() for name, figure in metric(evidence).items()}
         workspace.ledger.figures.update(figures)
+        by = f"pmemx evaluate, questions {digest([list(corpus), self.questions])[:12]}"
+        self._record(workspace, [method for method in methods if method.version], figures, by)
         return {name: figure.value for name, figure in figures.items()}
+
+    def _record(self, workspace: Workspace, methods: Sequence[_Method], figures: Mapping[str, Figure], by: str) -> None:
+        for method in methods:
+            domain = self.store.find(method.version).card.domain
+            names = {
+                name: pattern.format(method=method.name, domain=domain, phase=method.phase)
+                for name, pattern in self.recorded.items()
+            }
+            found = {name: figures[full] for name, full in names.items() if full in figures and _finite(figures[full])}
+            known = self.store.promotions.of(method.version)
+            new = {name: figure for name, figure in found.items() if known.get(name) != figure}
+            if not new:
+                continue
+            try:
+                record_figures(self.store, workspace, method.version, new, by=by)
+            except (AccessDenied, StorageError) as error:
+                # Whoever may only read a bank may still evaluate it.
+                workspace.ledger.notes.append(f"the bank keeps no figures of {method.name}: {error}")
 
     def _methods(self, workspace: Workspace, exam: Exam) -> Iterator[_Method]:
         folder, bank = workspace.folder, exam.bank
@@ -126,20 +169,20 @@ class EvaluateStage(Stage):
             yield from self._composed(workspace, exam, name, composition, experts)
         for name, entry in self.together.items():
             yield self._together(workspace, exam, name, entry)
-        fixed: dict[str, list[float]] = {}
         if self.average_and_sum:
-            fixed |= {"average": [1 / len(bank)] * len(bank), "sum": [1.0] * len(bank)}
+            yield self._weighed(exam, "average", bank, [1 / len(bank)] * len(bank), experts)
+            yield self._weighed(exam, "sum", bank, [1.0] * len(bank), experts)
         if self.every_expert:
-            fixed |= {f"expert/{name}": [float(name == other) for other in bank.names] for name in bank.names}
-        for name, weights in fixed.items():
-            yield self._weighed(exam, name, bank, weights, experts)
+            for name, version in zip(bank.names, experts, strict=True):
+                weights = [float(name == other) for other in bank.names]
+                yield replace(self._weighed(exam, f"expert/{name}", bank, weights, experts), version=version)
         phases = [version for kept in course_digests(folder, "sequential").values() for version in kept]
-        single = {f"sequential/{number}": version for number, version in enumerate(phases)}
-        for kept in course_digests(folder, "joint").values():
-            single["joint"] = kept[-1]
-        single |= {f"merge/{name}": kept[-1] for name, kept in course_digests(folder, "merge").items()}
-        for name, version in single.items():
-            yield self._weighed(exam, name, None, [1.0], [version])
+        for number, version in enumerate(phases):
+            yield self._alone(exam, f"sequential/{number}", version, phase=number + 1)
+        for kept in list(course_digests(folder, "joint").values())[-1:]:
+            yield self._alone(exam, "joint", kept[-1])
+        for name, kept in course_digests(folder, "merge").items():
+            yield self._alone(exam, f"merge/{name}", kept[-1])
 
     def _composed(
         self, workspace: Workspace, exam: Exam, name: str, composition: Composition, experts: list[str]
@@ -205,6 +248,9 @@ class EvaluateStage(Stage):
         trained = course_digests(workspace.folder, "together").get(name)
         return _Method(f"together/{name}", [trained, repr(entry.gate), entry.select, entry.mixing], sit, attach)
 
+    def _alone(self, exam: Exam, name: str, version: str, *, phase: int = 0) -> _Method:
+        return replace(self._weighed(exam, name, None, [1.0], [version]), version=version, phase=phase)
+
     def _weighed(
         self, exam: Exam, name: str, bank: ExpertBank | None, weights: list[float], versions: list[str]
     ) -> _Method:
@@ -221,3 +267,7 @@ class EvaluateStage(Stage):
                 exam.sit(name, routed)
 
         return _Method(name, [versions, weights], sit, attach)
+
+
+def _finite(figure: Figure) -> bool:
+    return all(value is None or math.isfinite(value) for value in asdict(figure).values())

@@ -18,6 +18,7 @@ from pmemx.core.tag_policy import TagPolicy, judge
 from pmemx.stage.bank import course_digests, note_course
 from pmemx.stage.corpus import Rows
 from pmemx.stage.fitness import Fitness
+from pmemx.stage.recording import record_figures
 from pmemx.stage.training import existing, loaded
 
 _SCALED = "scaled_by"
@@ -114,8 +115,7 @@ class _Candidate:
         """Measure and record a version, and note what that rolled back."""
         block = self.stage.store.get(reference, base=self.fitness.base.fingerprint)
         figures = self.fitness.of(block, self.domain)
-        falls = self.stage.store.promotions.record(reference, figures, by=self._by)
-        self.workspace.ledger.notes.extend(f"tag {fall.tag!r} of {block.card.name}: {fall.reason}" for fall in falls)
+        record_figures(self.stage.store, self.workspace, reference, figures, by=self._by)
         return figures
 
     def _holder(self, version: Version) -> Version | None:

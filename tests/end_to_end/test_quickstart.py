@@ -53,6 +53,30 @@ def test_a_smoke_run_says_that_it_is_one_wherever_it_shows_a_number(folder):
         assert "no number here means anything" in (folder / path).read_text(), path
 
 
+def test_what_the_run_measured_of_each_version_is_kept_with_it_and_shown(folder):
+    figures = json.loads((folder / "first" / "record.json").read_text())["figures"]
+    bank = str(folder / "outputs" / "bank")
+    expert, adapter = (
+        json.loads(pmemx(folder, "bank", "--bank", bank, "show", name, "--json"))["standing"]["scores"]
+        for name in ("law", "sequential@2")
+    )
+    assert expert == {
+        "exact_match/own_domain": figures["exact_match/expert/law/law/test"],
+        "exact_match/all_domains": figures["exact_match/expert/law/all_domains/test"],
+        "token_loss/own_domain": figures["token_loss/expert/law/law/test"],
+        "forgetting_general/loss": figures["forgetting_general/loss/expert/law"],
+        "forgetting_general/kl": figures["forgetting_general/kl/expert/law"],
+    }
+    assert adapter == {
+        "exact_match/domain_learnt_last": figures["sequential/exact/sequential/R/2/finance"],
+        "exact_match/domains_learnt": figures["sequential/exact/sequential/seen/2"],
+        "forgetting_general/loss": figures["forgetting_general/loss/sequential/1"],
+        "forgetting_general/kl": figures["forgetting_general/kl/sequential/1"],
+    }
+    told = json.loads(pmemx(folder, "bank", "--bank", bank, "diff", "sequential@1", "sequential", "--json"))
+    assert set(told["recorded"]) >= {"forgetting_general/kl"}
+
+
 def test_an_expert_of_a_growing_bank_answers_with_the_same_bits_under_oracle_routing(folder):
     evidence = Evidence.read(folder / "first" / "evidence.jsonl")
     assert evidence.sequence == ("law", "finance", "medicine")

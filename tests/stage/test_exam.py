@@ -11,27 +11,35 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pmemx.base_model.freeze import frozen
 from pmemx.base_model.word_tokenizer import word_tokenizer
+from pmemx.core.access import Role
 from pmemx.core.bank import ExpertBank
 from pmemx.core.base_model import BaseModel, LoadedBase
 from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
 from pmemx.core.domain import Corpus, Domain, DomainSource, Example
 from pmemx.core.errors import ConfigError
+from pmemx.core.event import Action
 from pmemx.core.evidence import Answer, Evidence
 from pmemx.core.stage import Workspace
 from pmemx.gate.arrow import ArrowGate
 from pmemx.gate.oracle import OracleGate
 from pmemx.gate.uniform import UniformGate
+from pmemx.metric.exact_match import ExactMatch
+from pmemx.metric.sequential import Sequential
+from pmemx.metric.token_loss import TokenLoss
 from pmemx.runtime.attach import attached
 from pmemx.runtime.cache_check import check_cached_generation
 from pmemx.select.softmax import Softmax
 from pmemx.select.top_k import TopK
 from pmemx.stage import evaluate as module
+from pmemx.stage.bank import note_course
 from pmemx.stage.corpus import Rows
 from pmemx.stage.evaluate import EvaluateStage
 from pmemx.stage.exam import Exam
 from pmemx.stage.training import loaded
 from pmemx.stage.uncovered import UncoveredPrompts
 from pmemx.store.governed import GovernedStore
+from pmemx.store.journal import Journal
+from pmemx.store.members import Members
 
 WIDTH = 8
 WORDS = tuple(f"{name}{number}" for name in ("law", "art", "text", "odd") for number in range(12))
@@ -238,6 +246,16 @@ class TestUncovered:
             UncoveredPrompts(**setting)
 
 
+RECORDED = {
+    "metrics": {"exact": ExactMatch(), "loss": TokenLoss(), "growth": Sequential()},
+    "recorded": {
+        "own_exact": "exact_match/{method}/{domain}/test",
+        "own_loss": "token_loss/{method}/{domain}/test",
+        "learnt": "sequential/exact/sequential/seen/{phase}",
+    },
+}
+
+
 class TestStage:
     METHODS = ("base", "teacher", "oracle", "arrow", "average", "sum", "expert/law", "expert/art")
     # base 6 papers, teacher 2, oracle 6 and the reference, arrow 6, four baselines of 4.
@@ -252,6 +270,10 @@ class TestStage:
         return tmp_path
 
     def run(self, folder: Path, **settings) -> bytes:
+        self.run_in(folder, **settings)
+        return (folder / "run" / "evidence.jsonl").read_bytes()
+
+    def run_in(self, folder: Path, **settings) -> Workspace:
         given = {
             "base_model": TinyBase(),
             "data": TinyCorpus(),
@@ -263,8 +285,9 @@ class TestStage:
             "reliability_rows": 2,
             "cells": str(folder / "cells"),
         }
-        EvaluateStage(**(given | settings)).run(Workspace(folder / "run"))
-        return (folder / "run" / "evidence.jsonl").read_bytes()
+        workspace = Workspace(folder / "run")
+        EvaluateStage(**(given | settings)).run(workspace)
+        return workspace
 
     def cells(self, folder: Path) -> set[str]:
         return {path.name for path in (folder / "cells").iterdir()}
@@ -316,3 +339,43 @@ class TestStage:
         before = self.cells(folder)
         self.run(folder, **few)
         assert len(self.cells(folder) - before) == 3
+
+    def test_figures_of_a_version_that_was_asked_alone_are_kept_with_it(self, folder, base):
+        store = GovernedStore(folder / "bank")
+        phases = [store.put(block(base, name), message=name).digest for name in ("growing", "later")]
+        note_course(folder / "run", "sequential", {"sequential": phases})
+        note_course(folder / "run", "merge", {"both": [store.put(block(base, "both")).digest]})
+        workspace = self.run_in(folder, **RECORDED)
+        ledger = workspace.ledger.figures
+        for name in ("law", "art"):
+            assert store.promotions.of(name) == {
+                "own_exact": ledger[f"exact_match/expert/{name}/{name}/test"],
+                "own_loss": ledger[f"token_loss/expert/{name}/{name}/test"],
+            }
+        # Its card names a domain that the corpus does not have: nothing is made up for it.
+        assert store.promotions.of("both") == {}
+        for number, name in enumerate(("growing", "later"), 1):
+            assert store.promotions.of(name) == {"learnt": ledger[f"sequential/exact/sequential/seen/{number}"]}
+        entries = Journal(store.bank).entries(action=Action.EVALUATE)
+        assert [entry.name for entry in entries] == ["later", "growing", "art", "law"]
+        assert all(entry.detail["by"].startswith("pmemx evaluate, questions ") for entry in entries)
+        self.run_in(folder, **RECORDED)
+        assert len(Journal(store.bank).entries(action=Action.EVALUATE)) == 4, "what is known is not said again"
+        self.run_in(folder, **RECORDED, questions=3)
+        assert store.promotions.of("law")["own_loss"].n == 3
+
+    def test_whoever_may_only_read_the_bank_evaluates_it_and_is_told_that_it_keeps_nothing(self, folder):
+        store = GovernedStore(folder / "bank", principal="root")
+        Members(store.bank).enrol("eve", role=Role.READER)
+        workspace = self.run_in(folder, **RECORDED, store=replace(store, principal="eve"))
+        assert [note.split(": ")[0] for note in workspace.ledger.notes] == [
+            "the bank keeps no figures of expert/law",
+            "the bank keeps no figures of expert/art",
+        ]
+        assert "'eve' may not write shared/law" in workspace.ledger.notes[0]
+        assert store.promotions.of("law") == {} and "exact_match/expert/law/law/test" in workspace.ledger.figures
+
+    @pytest.mark.parametrize("pattern", ["exact_match/{expert}/test", "exact_match/{}/test", "exact_match/{method"])
+    def test_a_pattern_that_names_no_figure_is_refused_before_anything_is_asked(self, folder, pattern):
+        with pytest.raises(ConfigError, match=r"stage.evaluate.recorded.own = .* is no name of a figure"):
+            self.run(folder, recorded={"own": pattern})
