@@ -346,6 +346,8 @@ def check_checkout(world: World, told: Any) -> None:
     weights = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
     assert weights == world.bank.manifest("law@2").weights
     assert (folder / "adapter_config.json").is_file()
+    told = json.loads((folder / "pmemx_version.json").read_text())
+    assert told == {"namespace": "shared", "version": 2, "digest": version.digest}
 
 
 def check_pull(world: World, rows: Any) -> None:

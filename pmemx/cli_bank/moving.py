@@ -21,7 +21,11 @@ SOURCE = 'another bank: a folder, "PLACE|DATABASE", or hub:owner/name'
 
 def add_verbs(verbs: Verbs) -> None:
     """Declare them."""
-    exporting = verbs.add("export", _export, "write blocks as PEFT folders, past the gate that sensitivity sets")
+    exporting = verbs.add(
+        "export",
+        _export,
+        "write blocks as PEFT folders beside those of earlier exports, past the gate that sensitivity sets",
+    )
     exporting.add_argument("folder", type=Path)
     exporting.add_argument("references", nargs="*", help=f"{REFERENCE} (default: every block that may be chosen)")
     _add_redact(exporting)
@@ -81,7 +85,8 @@ def _export(options: argparse.Namespace) -> int:
     wanted = options.references or list(bank.names())
     leaving = leave(bank, wanted, redacted=options.redact, to=str(options.folder))
     try:
-        paths = PeftExport(portable=options.portable).export([one.block for one in leaving], options.folder)
+        exporter, versions = PeftExport(portable=options.portable), [one.version for one in leaving]
+        paths = exporter.export([one.block for one in leaving], options.folder, versions=versions)
     except OSError as error:
         raise _unwritable(options.folder, error) from error
     if options.sign:
@@ -101,6 +106,7 @@ def _export(options: argparse.Namespace) -> int:
 def _checkout(options: argparse.Namespace) -> int:
     from pmemx.core.atomic import write_whole
     from pmemx.core.peft_folder import write_peft_folder
+    from pmemx.export.peft import told_of, write_told
     from pmemx.store.leaving import leave
     from pmemx.store.signature import MANIFEST
 
@@ -109,6 +115,7 @@ def _checkout(options: argparse.Namespace) -> int:
     try:
         folder = write_peft_folder(one.block, options.folder)
         write_whole(folder / MANIFEST, one.encoded)
+        write_told(folder, told_of(one.version))
     except OSError as error:
         raise _unwritable(options.folder, error) from error
     if options.json:

@@ -72,7 +72,8 @@ def write_hub_folder(
         copy(bank, held, reference, tags=None, redacted=redacted, to=f"{HUB}{repo_id}")
     names = tuple(sorted(owners))
     blocks = [_as_called(load(held, f"{name}@latest"), name) for name in names]
-    folders = PeftExport().export(blocks, folder / ADAPTERS)
+    versions = [held.find(f"{name}@latest") for name in names]
+    folders = PeftExport().export(blocks, folder / ADAPTERS, versions=versions)
     shown = [_shown(held, name, f"{ADAPTERS}/{path.name}") for name, path in zip(names, folders, strict=True)]
     card = model_card(shown, repo_id, bank.ledger.bank_id())
     write_whole(folder / README, str(card).encode())

@@ -20,5 +20,6 @@ class ExportStage(Stage):
         """The number of folders written."""
         digests = [versions[-1] for versions in course_digests(workspace.folder, "experts").values()]
         folder = workspace.folder / self.folder
-        paths = self.exporter.export(self.store.leave(digests, to=str(folder)), folder)
+        blocks = self.store.leave(digests, to=str(folder))
+        paths = self.exporter.export(blocks, folder, versions=[self.store.find(digest) for digest in digests])
         return {"folders": float(len(paths))}

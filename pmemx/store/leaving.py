@@ -8,6 +8,7 @@ from typing import Any
 
 from pmemx.core.access import Permission, Purpose
 from pmemx.core.block import CapabilityBlock
+from pmemx.core.card import Version
 from pmemx.core.card_json import card_values
 from pmemx.core.errors import AccessDenied, CorruptBlock, IllegalTransition, StorageError
 from pmemx.core.event import Action
@@ -24,8 +25,9 @@ from pmemx.store.manifest import Manifest
 
 @dataclass(frozen=True)
 class Contents:
-    """A version opened and found sound."""
+    """A version opened and found sound. version: what it is as it leaves."""
 
+    version: Version
     manifest: Manifest
     encoded: bytes
     weights: bytes
@@ -61,7 +63,7 @@ class Parcel:
                 raise CorruptBlock(
                     "its weights hold more than factors, which no redaction can judge; get the block, put it again"
                 )
-            return Contents(manifest, encoded, weights, block)
+            return Contents(self.found.version, manifest, encoded, weights, block)
 
 
 def permit(now: Transaction, leaving: Sequence[Found], *, redacted: bool) -> None:

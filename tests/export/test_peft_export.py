@@ -1,6 +1,7 @@
 """PEFT export: import, store and export lose nothing; the portable form computes the same with alpha = r."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
-from pmemx.core.errors import IncompatibleBlock
+from pmemx.core.errors import ConfigError, CorruptBlock, IncompatibleBlock
 from pmemx.core.peft_folder import CONFIG, WEIGHTS, read_peft_folder
-from pmemx.export.peft import PeftExport, folder_name, portable
+from pmemx.export.peft import INDEX, VERSION, PeftExport, folder_name, portable
 from pmemx.store.governed import GovernedStore
+from pmemx.store.leaving import leave
 
 # Free-text names, among them those that make PEFT drop tensors and those that would leave the folder as paths.
 EXPERTS = {
@@ -74,8 +76,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
     return saved
 
 
-def in_store(imported: dict[str, tuple[Path, torch.Tensor]], path: Path) -> GovernedStore:
-    store = GovernedStore(path)
+def in_store(imported: dict[str, tuple[Path, torch.Tensor]], path: Path, *, namespace: str = "shared") -> GovernedStore:
+    store = GovernedStore(path, namespace=namespace)
     for name, (folder, _) in imported.items():
         store.put(read_peft_folder(folder, name=name, base="b" * 64, base_name="tiny"))
     return store
@@ -101,6 +103,61 @@ def test_an_exported_folder_is_imported_as_the_block_it_was(imported, tmp_path: 
     for name in imported:
         (path,) = PeftExport().export([store.get(name)], tmp_path / "out")
         assert store.put(read_peft_folder(path)) == store.find(name)
+
+
+def read_index(folder: Path) -> dict[str, dict[str, object]]:
+    return json.loads((folder / INDEX).read_text(encoding="utf-8"))
+
+
+def test_a_second_export_into_a_folder_keeps_what_the_first_left_and_each_tells_its_version(imported, tmp_path: Path):
+    store, out = in_store(imported, tmp_path / "bank"), tmp_path / "out"
+    first, second = list(imported)[:2]
+    for name in (first, second):
+        PeftExport().export([store.get(name)], out, versions=[store.find(name)])
+    assert list(read_index(out)) == [first, second]
+    for name, entry in read_index(out).items():
+        told = {"namespace": "shared", "version": 1, "digest": store.find(name).digest}
+        assert entry == {"folder": folder_name(name), "base": "b" * 64, "base_name": "tiny", **told}
+        assert json.loads((out / folder_name(name) / VERSION).read_text()) == told
+    # A newer version takes the place of the older one, and what was deleted is listed no more.
+    changed = store.get(first)
+    store.put(replace(changed, card=replace(changed.card, licence="mit")))
+    shutil.rmtree(out / folder_name(second))
+    PeftExport().export([store.get(first)], out, versions=[store.find(first)])
+    assert [(name, entry["version"]) for name, entry in read_index(out).items()] == [(first, 2)]
+    assert store.put(read_peft_folder(out / folder_name(first))) == store.find(first), "an import knows nothing of it"
+    PeftExport().export([store.get(first)], out)
+    assert not (out / folder_name(first) / VERSION).exists() and "digest" not in read_index(out)[first]
+
+
+def test_a_block_of_another_namespace_does_not_take_the_place_of_one_of_the_same_name(imported, tmp_path: Path):
+    name = next(iter(imported))
+    store, out = in_store(imported, tmp_path / "bank"), tmp_path / "out"
+    theirs = in_store(imported, tmp_path / "bank", namespace="team:legal")
+    PeftExport().export([store.get(name)], out, versions=[store.find(name)])
+    before = read_index(out)
+    with pytest.raises(ConfigError, match=f"holds block '{name}' of shared already, and this one is of team:legal"):
+        PeftExport().export([theirs.get(name)], out, versions=[theirs.find(name)])
+    assert read_index(out) == before and (out / folder_name(name) / VERSION).exists()
+
+
+def test_a_redacted_version_is_exported_without_its_namespace(imported, tmp_path: Path):
+    name = next(iter(imported))
+    store = in_store(imported, tmp_path / "bank", namespace="team:legal")
+    (one,) = leave(store.bank, [name], redacted=True)
+    (path,) = PeftExport().export([one.block], tmp_path / "out", versions=[one.version])
+    told = json.loads((path / VERSION).read_text())
+    assert told == {"version": 1, "digest": one.digest} and one.digest != store.find(name).digest
+    assert "legal" not in (tmp_path / "out" / INDEX).read_text()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"law": "folder"}', '{"law": {}}'])
+def test_an_index_that_is_none_is_refused_and_not_overwritten(imported, tmp_path: Path, text: str):
+    store = in_store(imported, tmp_path / "bank")
+    (tmp_path / INDEX).write_text(text)
+    with pytest.raises(CorruptBlock, match=r"index.json is no index of an export .* export into another folder"):
+        PeftExport().export([store.get(next(iter(imported)))], tmp_path)
+    assert (tmp_path / INDEX).read_text() == text
 
 
 def test_the_portable_form_gives_the_same_logits_without_rslora_and_patterns(imported, tmp_path: Path) -> None:
@@ -176,6 +233,6 @@ def test_folder_names_by_hand() -> None:
 
 def test_two_blocks_of_one_name_are_refused_before_anything_is_written(imported, tmp_path: Path) -> None:
     block = read_peft_folder(imported["0"][0], name="0")
-    with pytest.raises(IncompatibleBlock, match="rename one"):
+    with pytest.raises(IncompatibleBlock, match="a folder of its own"):
         PeftExport().export([block, replace(block)], tmp_path / "out")
     assert not (tmp_path / "out").exists()

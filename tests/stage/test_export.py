@@ -27,6 +27,10 @@ def run(tmp_path: Path, **cards: Sensitivity) -> tuple[GovernedStore, dict[str, 
 def test_every_expert_becomes_a_folder_and_an_entry_of_the_journal(tmp_path: Path):
     store, values = run(tmp_path, law=Sensitivity.INTERNAL, art=Sensitivity.PUBLIC)
     assert values == {"folders": 2.0}
+    index = json.loads((tmp_path / "run" / "export" / "index.json").read_text())
+    assert {name: (entry["version"], entry["digest"]) for name, entry in index.items()} == {
+        name: (1, store.find(name).digest) for name in ("law", "art")
+    }
     entries = Journal(store.bank).entries(action=Action.EXPORT)
     assert {(entry.name, entry.detail["to"]) for entry in entries} == {
         (name, str(tmp_path / "run" / "export")) for name in ("law", "art")
