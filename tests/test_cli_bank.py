@@ -35,7 +35,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pmemx import cli
 from pmemx.cli import main
 from pmemx.cli_bank.card_document import card_document, card_of
-from pmemx.cli_bank.printing import visible
+from pmemx.cli_bank.looking import COLUMNS
+from pmemx.cli_bank.printing import cell_text, visible
 from pmemx.core import errors
 from pmemx.core.access import Role
 from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
@@ -49,6 +50,7 @@ from pmemx.exchange.hub import Pushed
 from pmemx.exchange.subscription import subscribe, subscriptions
 from pmemx.exit_codes import HELP, exit_code
 from pmemx.export.peft import PeftExport
+from pmemx.store import catalogue
 from pmemx.store.answers import Answers
 from pmemx.store.bank import Bank
 from pmemx.store.evaluations import Evaluations
@@ -700,6 +702,18 @@ def test_every_error_has_one_code_and_the_help_tells_what_it_means():
     ("arguments", "code", "message"),
     [
         (["list", "--where", "domian=law"], 2, "ConfigError: no card has a field 'domian'; did you mean 'domain'?"),
+        (["list", "--where", "rank=two"], 2, "ConfigError: rank is a whole number, got 'two'"),
+        (
+            ["list", "--where", "state=asleep"],
+            2,
+            "ConfigError: no block is in the state 'asleep'; the states are generated",
+        ),
+        (
+            ["list", "--where", "last used=monday"],
+            2,
+            "ConfigError: last used is a time such as 2026-01-31T12:00:00+00:00",
+        ),
+        (["list", "--where", "digset=0"], 2, "ConfigError: no card has a field 'digset'; did you mean 'digest'?"),
         (["list", "--where", "domain"], 2, "ConfigError: --where 'domain' has no value"),
         (["list", "--where", "name=law", "--where", "name=old"], 2, "ConfigError: one field is asked for two values"),
         (["show", "law", "--namespace", "elsewhere"], 2, "ConfigError: a namespace is 'shared'"),
@@ -804,10 +818,61 @@ def test_a_folder_that_is_refused_does_not_stop_the_others(world: World, run: Ru
 # ---------------------------------------------------------------------------------------------------- looking
 
 
-def listed(run: Run, *arguments: str) -> list[str]:
+def listed(run: Run, *arguments: str, full: bool = False) -> list[str]:
+    """Names of the blocks; full: with the namespace as the list shows it."""
     code, out, err = run("list", "--json", *arguments)
     assert (code, err) == (0, "")
-    return [row["name"] for row in json.loads(out)]
+    return [catalogue.full_name(row["namespace"], row["name"]) if full else row["name"] for row in json.loads(out)]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_what_a_column_of_the_list_shows_finds_the_blocks_that_show_it(column: str, world: World, run: Run):
+    store = GovernedStore(world.bank.path, principal=OWNER)
+    GovernedStore(store.path, namespace="team:legal", principal=OWNER).put(block("contracts", 1.0))
+    store.put(replaced(block("nameless", 2.0), base_name="", base="0123456789abcdef" * 4))
+    store.put(replaced(block("baseless", 3.0), base_name="", base=""))
+    wider = LoraFactors(torch.ones(3, 4), torch.ones(3, 3), 0.5)
+    store.put(replace(block("ranked", 4.0), factors={"layers.0.up": wider}))
+    store.tag("medicine", "stable")
+    store.tag("medicine", 'a, "b"')
+    store.tag("law@2", "c, d")
+    store.tag("both", "blue")
+    with world.bank.ledger.reading() as now:
+        lines = catalogue.listing(now)
+    shown = {line.full_name: cell_text(COLUMNS[column](line)) for line in lines}
+    assert len(shown) == 10 and (
+        column in ("rank", "bytes", "state", "version", "uses", "last used") or len(set(shown.values())) > 2
+    )
+    for name, cell in shown.items():
+        found = listed(run, "--where", f"{column}={cell}", full=True)
+        if column == "tags":  # more tags than were asked for are no fault
+            assert name in found and all(shown[other] for other in found) == bool(cell)
+        else:
+            assert found == [other for other, same in shown.items() if same == cell]
+
+
+def test_a_tag_is_shown_on_the_version_that_it_points_at(world: World, run: Run):
+    world.bank.tag("law", "trial")
+    world.bank.tag("law@2", "blue")
+    (row,) = [row for row in json.loads(run("list", "--json")[1]) if row["name"] == "law"]
+    assert (row["number"], row["tags"], row["other_tags"]) == (3, ["trial"], {"blue": 2, "stable": 1})
+    assert "trial, blue@2, stable@1" in run("list", "--text", "law")[1]
+    wanted = {
+        "stable": ["law"], "stable@1": ["law"], "stable@2": [], "trial, stable@1": ["law"], "trial, none": [],
+        "trial@3": ["law"], "blue": ["law"],
+    }  # fmt: skip
+    assert {tags: listed(run, "--where", f"tags={tags}") for tags in wanted} == wanted
+    assert "law" not in listed(run, "--where", "tags=")
+    for reference, own, others in (
+        ("law", ["trial"], {"blue": 2, "stable": 1}),
+        ("law@1", ["stable"], {"blue": 2, "trial": 3}),
+    ):
+        standing = json.loads(run("show", reference, "--json")[1])[STANDING]
+        assert (standing["tags"], standing["other_tags"]) == (own, others)
+    assert re.search(r"^other_tags +blue@2, stable@1$", run("show", "law")[1], re.MULTILINE)
+    assert {row["version"]: row["tags"] for row in json.loads(run("log", "law", "--json")[1])} == {
+        1: ["stable"], 2: ["blue"], 3: ["trial"],
+    }  # fmt: skip
 
 
 def test_a_list_is_narrowed_by_fields_text_state_and_namespace(world: World, run: Run):
@@ -822,7 +887,7 @@ def test_a_list_is_narrowed_by_fields_text_state_and_namespace(world: World, run
     assert listed(run, "--namespace", "team:legal") == ["contracts"]
     Life(world.bank).expire("old")
     assert "old" not in listed(run)
-    assert listed(run, "--state", "expired") == ["old"]
+    assert listed(run, "--state", "expired") == listed(run, "--where", "state=expired") == ["old"]
     first = [row["name"] for row in json.loads(run("list", "--json", "--limit", "1")[1])]
     second = [row["name"] for row in json.loads(run("list", "--json", "--limit", "1", "--after", *first)[1])]
     assert first < second

@@ -48,6 +48,7 @@ def card_document(bank: Bank, reference: str) -> dict[str, Any]:
         "uid": uid,
         "state": state.value,
         "tags": sorted(tag for tag, number in tags.items() if number == version.number and tag != LATEST),
+        "other_tags": {t: number for t, number in sorted(tags.items()) if number != version.number and t != LATEST},
         "committed": readable_time(entry.at),
         "by": entry.principal,
         "entry": found.seq,

@@ -1,7 +1,8 @@
 """Verbs that look: list, names, show, log, audit, diff, lineage and trace."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pmemx.cli_bank.opening import open_bank, place
@@ -15,6 +16,7 @@ from pmemx.exit_codes import DONE
 if TYPE_CHECKING:
     from pmemx.core.card_diff import Change
     from pmemx.store.bank import Bank
+    from pmemx.store.catalogue import Listing
     from pmemx.store.journal import Entry
 
 _TOLD_APART = ("card", "bundle", "provenance", "parts", "from", "token")
@@ -29,7 +31,8 @@ def add_verbs(verbs: Verbs) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help='only where a field of the card, "name", "tag" or "extra.<field>" has that value; may be said again',
+        help='only where a column of the list has the value that it shows, or a field of the card or "extra.<field>" that '
+        "value; may be said again",
     )
     listing.add_argument("--limit", type=int, help="at most so many lines (default: all)")
     listing.add_argument(
@@ -71,28 +74,43 @@ def _add_entry_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=100, help="at most so many (default: 100)")
 
 
-def _list(options: argparse.Namespace) -> int:
-    from pmemx.store import catalogue
+def _last_used(line: "Listing") -> str:
     from pmemx.store.ledger import readable_time
 
-    bank = open_bank(options)
-    states = [State(state) for state in options.state or State if options.state or state != State.EXPIRED]
-    where = _conditions(options)
+    return readable_time(line.last_used) if line.last_used else ""
+
+
+COLUMNS: Mapping[str, Callable[["Listing"], object]] = MappingProxyType(
+    {
+        "name": lambda line: line.full_name,
+        "version": lambda line: line.number,
+        "domain": lambda line: line.domain,
+        "base": lambda line: line.base_shown,
+        "rank": lambda line: line.rank,
+        "bytes": lambda line: line.size,
+        "state": lambda line: line.state,
+        "uses": lambda line: line.uses,
+        "last used": _last_used,
+        "tags": lambda line: line.tags_shown,
+        "digest": lambda line: line.digest[:12],
+    }
+)
+"""What the list shows of a block; --where takes every one of them by the value that it shows."""
+
+
+def _list(options: argparse.Namespace) -> int:
+    from pmemx.store import catalogue
+
+    bank, where = open_bank(options), _conditions(options)
+    every = options.state or "state" in where
+    states = [State(state) for state in options.state or State if every or state != State.EXPIRED]
     with bank.ledger.reading() as now:
         after = bank.full(options.after) if options.after else None
         found = catalogue.listing(now, states=states, where=where, text=options.text, after=after, limit=options.limit)
     if options.json:
         print_json([_row(line) for line in found])
     elif found:
-        columns = ("name", "version", "domain", "base", "rank", "bytes", "state", "uses", "last used", "tags", "digest")
-        rows = [
-            (
-                line.full_name, line.number, line.domain, line.base_name or line.base[:12], line.rank, line.size, line.state,
-                line.uses, readable_time(line.last_used) if line.last_used else "", line.tags, line.digest[:12],
-            )
-            for line in found
-        ]  # fmt: skip
-        print_table(columns, rows)
+        print_table(tuple(COLUMNS), [[shown(line) for shown in COLUMNS.values()] for line in found])
     else:
         filtered = where or options.text or options.state
         print_line(f"no block of {place(options)} is such" if filtered else f"{place(options)} holds no block")
@@ -118,6 +136,7 @@ def _row(line: Any) -> dict[str, Any]:
 
     return line._asdict() | {
         "tags": list(line.tags),
+        "other_tags": dict(line.other_tags),
         "expires": None if line.expires >= NEVER else readable_time(line.expires),
         "last_used": readable_time(line.last_used) if line.last_used else None,
     }
@@ -136,6 +155,7 @@ def _names(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     from pmemx.cli_bank.card_document import card_document
     from pmemx.core.card_schema import STANDING
+    from pmemx.store.conditions import shown_tag
 
     document = card_document(open_bank(options), options.reference)
     if options.json:
@@ -143,6 +163,7 @@ def _show(options: argparse.Namespace) -> int:
         return DONE
     standing = document.pop(STANDING)
     scores, sites, family = (standing.pop(key) for key in ("scores", "sites", "lineage"))
+    standing["other_tags"] = [shown_tag(tag, number) for tag, number in standing["other_tags"].items()]
     relatives = {kind: [_called(node) for node in nodes] for kind, nodes in family.items()}
     print_fields({"name": document["name"], **standing, **relatives, "sites": len(sites)})
     print_line("card")

@@ -57,7 +57,7 @@ def _fill(table: "Table", rows: Sequence[Sequence[object]]) -> None:
 
     for row in rows:
         # Text, because a name may hold brackets, which a string would lose as markup.
-        table.add_row(*(Text(_cell(value)) for value in row))
+        table.add_row(*(Text(cell_text(value)) for value in row))
     console = Console(width=None if sys.stdout.isatty() else _WIDE)
     # Through a capture, because rich turns a pipe that was closed into an exit of its own.
     with console.capture() as captured:
@@ -65,7 +65,8 @@ def _fill(table: "Table", rows: Sequence[Sequence[object]]) -> None:
     _write("".join(line.rstrip() + "\n" for line in captured.get().splitlines() if line.strip()))
 
 
-def _cell(value: object) -> str:
+def cell_text(value: object) -> str:
+    """What a cell of a table shows of a value."""
     if value is None:
         return ""
     if isinstance(value, float):

@@ -110,7 +110,12 @@ _STANDING: dict[str, Any] = {
     "digest": _told(_DIGEST, "Identifies every byte of the version."),
     "uid": _told(_TEXT, "Id of the block from its first commit on."),
     "state": {"enum": [*State]},
-    "tags": _TEXTS,
+    "tags": _told(_TEXTS, "Tags that point at this version."),
+    "other_tags": {
+        "type": "object",
+        "additionalProperties": _COUNT,
+        "description": "Tags that point at other versions of the block, and their numbers.",
+    },
     "committed": _TIME,
     "by": _told(_TEXT, "The principal that committed it."),
     "entry": _told(_COUNT, "The entry of the journal that committed it."),

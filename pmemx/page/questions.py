@@ -47,12 +47,10 @@ def experts(
 ) -> Json:
     """One page of the blocks that the principal may read. base: the name of a base model, or how its fingerprint begins."""
     states = None if not state else [_one_of(State, state, "state")]
-    where = {name: value for name, value in (("domain", domain), ("tag", tag)) if value}
+    where = {name: value for name, value in (("domain", domain), ("base", base), ("tag", tag)) if value}
     with bank.ledger.reading() as now:
         time = now.now
         lines = catalogue.listing(now, states=states, where=where, text=text)
-    if base:
-        lines = [line for line in lines if line.base_name == base or line.base.startswith(base)]
     if sort == "newest":
         lines.sort(key=lambda line: line.created, reverse=True)
     elif sort in ("uses", "size"):
@@ -68,7 +66,7 @@ def experts(
         "pages": pages,
         "blocks": [_line(line, time) for line in lines[(page - 1) * ROWS : page * ROWS]],
         "domains": sorted({line.domain for line in lines})[:_SUGGESTIONS],
-        "bases": sorted({line.base_name or line.base[:12] for line in lines})[:_SUGGESTIONS],
+        "bases": sorted({line.base_shown for line in lines})[:_SUGGESTIONS],
     }
 
 
@@ -235,6 +233,7 @@ def _line(line: Listing, time: int) -> Json:
     return line._asdict() | {
         "name": line.full_name,
         "tags": list(line.tags),
+        "other_tags": dict(line.other_tags),
         "expires": None if line.expires == NEVER else iso(line.expires),
         "overdue": line.expires <= time and line.state not in (State.ARCHIVED, State.EXPIRED, State.FROZEN),
         "last_used": iso(line.last_used or None),

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import JSON, ColumnElement, Row, Select, Table, Text, and_, cast, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
 
 from pmemx.core.access import EVERYTHING, PERMISSIONS, Permission
-from pmemx.core.canonical import canonical_json
 from pmemx.core.card import Version
-from pmemx.core.card_json import FIELDS, card_from
+from pmemx.core.card_json import card_from
 from pmemx.core.errors import ConfigError, UnknownBlock
 from pmemx.core.lifecycle import SELECTABLE, State
 from pmemx.core.metric import Figure
 from pmemx.store import schema
+from pmemx.store.conditions import condition, held, shown_tag
 from pmemx.store.ledger import Transaction, readable_time
 from pmemx.store.projection import FACETS, block_id
 from pmemx.store.references import LATEST, SHARED, Name, looks_like_digest, split_namespace
@@ -32,6 +32,7 @@ class Listing(NamedTuple):
     """One line of a list of blocks: a block, its latest version, and how it stands.
 
     expires, last_used: microseconds since 1970, last_used 0 for never, expires far away for never. uses: of all versions.
+    tags: those that point at this version. other_tags: those that point at an earlier one, with its number.
     """
 
     namespace: str
@@ -56,11 +57,22 @@ class Listing(NamedTuple):
     uses: int
     last_used: int
     tags: tuple[str, ...]
+    other_tags: tuple[tuple[str, int], ...]
 
     @property
     def full_name(self) -> str:
         """With the namespace in front, unless that is the shared one."""
         return full_name(self.namespace, self.name)
+
+    @property
+    def base_shown(self) -> str:
+        """What a reader sees of the base: its name, or how its fingerprint begins."""
+        return self.base_name or self.base[:12]
+
+    @property
+    def tags_shown(self) -> tuple[str, ...]:
+        """Every tag of the block, those of an earlier version with its number: "stable@1"."""
+        return (*map(shown_tag, self.tags), *(shown_tag(tag, number) for tag, number in self.other_tags))
 
 
 @dataclass(frozen=True)
@@ -151,13 +163,13 @@ def at_number(now: Transaction, block: int, number: int) -> Found:
 
 def pointers(now: Transaction, block: int) -> dict[str, int]:
     """Tags of a block and the numbers they point at, "latest" among them."""
-    query = select(_T.c.tag, _T.c.number).where(_T.c.block == block, _held(now, _T))
+    query = select(_T.c.tag, _T.c.number).where(_T.c.block == block, held(now, _T))
     return {row.tag: row.number for row in now.connection.execute(query)}
 
 
 def number_behind(now: Transaction, block: int, tag: str) -> int:
     """The version a tag points at, 0 where there is no such tag."""
-    query = select(_T.c.number).where(_T.c.block == block, _T.c.tag == tag, _held(now, _T))
+    query = select(_T.c.number).where(_T.c.block == block, _T.c.tag == tag, held(now, _T))
     return now.connection.execute(query).scalar() or 0
 
 
@@ -173,7 +185,7 @@ def last_expiry(now: Transaction, block: int) -> int:
 
 def state_of(now: Transaction, block: int) -> State:
     """The state of a block."""
-    query = select(_S.c.state).where(_S.c.block == block, _held(now, _S))
+    query = select(_S.c.state).where(_S.c.block == block, held(now, _S))
     return State(now.connection.execute(query).scalar_one())
 
 
@@ -188,9 +200,9 @@ def listing(
 ) -> list[Listing]:
     """Latest versions that the principal may read, by namespace and name.
 
-    states: only blocks in these. where: values by field of the card ("domain", "licence", "extra.team"), or "namespace",
-    "tag" or "name". text: what a name, a domain or a base's name must contain, whatever the case. after, limit: a page,
-    of so many lines after that block. Raises ConfigError for a field that no card has.
+    states: only blocks in these. where: values by column of the list or field of the card, see
+    pmemx.store.conditions. text: what a name, a domain or a base's name must contain, whatever the case. after, limit: a page,
+    of so many lines after that block. Raises ConfigError for what neither has.
     """
     query = select(
         _B.c.namespace, _B.c.name, _V.c.number, _V.c.digest, *(_V.c[facet] for facet in FACETS),
@@ -200,17 +212,7 @@ def listing(
     if states is not None:
         query = query.where(_S.c.state.in_([state.value for state in states]))
     for path, value in (where or {}).items():
-        column = _column(path)
-        if path == "tag":
-            tagged = select(_T.c.block).where(_T.c.tag == value, _held(now, _T))
-            query = query.where(_B.c.id.in_(tagged))
-        elif column is not None:
-            query = query.where(column == value)
-            if path in ("domain", "base"):
-                # Said twice, so that a database without statistics begins with these few and not with every latest version.
-                query = query.where(_B.c.id.in_(select(_V.c.block).where(column == value)))
-        else:
-            query = query.where(_in_card(now, path, value))
+        query = query.where(condition(now, path, value))
     if text:
         pattern = f"%{text.replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
         query = query.where(
@@ -222,8 +224,13 @@ def listing(
         query = _page(now, query, after, limit)
     rows = now.connection.execute(query).all()
     few = [block for *_, block in rows] if len(rows) <= _FEW else None
-    tags, uses = _tags_by_version(now, few), _uses_by_block(now, few)
-    found = [Listing._make((*line, *uses.get(block, (0, 0)), tags.get((block, line[2]), ()))) for *line, block in rows]
+    tags, uses = _tags_by_block(now, few), _uses_by_block(now, few)
+    found = []
+    for *line, block in rows:
+        own = tags.get(block, ())
+        here = tuple(tag for tag, number in own if number == line[2]) if own else ()
+        others = tuple(one for one in own if one[1] != line[2]) if own else ()
+        found.append(Listing._make((*line, *uses.get(block, (0, 0)), here, others)))
     found.sort()  # by namespace and name, which no two have in common
     return found
 
@@ -280,9 +287,9 @@ def with_digest(now: Transaction, digest: str) -> list[Found]:
 def _of_latest(query: _Query, now: Transaction) -> _Query:
     """The query over every block with its latest version and its state."""
     return (
-        query.join(_T, and_(_T.c.block == _B.c.id, _T.c.tag == LATEST, _held(now, _T)))
+        query.join(_T, and_(_T.c.block == _B.c.id, _T.c.tag == LATEST, held(now, _T)))
         .join(_V, and_(_V.c.block == _B.c.id, _V.c.number == _T.c.number))
-        .join(_S, and_(_S.c.block == _B.c.id, _held(now, _S)))
+        .join(_S, and_(_S.c.block == _B.c.id, held(now, _S)))
     )
 
 
@@ -379,10 +386,6 @@ def _found(row: Row[Any]) -> Found:
     return Found(version, row.block, row.seq, row.weights, row.size, row.message)
 
 
-def _held(now: Transaction, rows: Table) -> ColumnElement[bool]:
-    return and_(rows.c.since <= now.moment, rows.c.until > now.moment)
-
-
 def _restricted(query: _Query, now: Transaction) -> _Query:
     """Only what the principal may read."""
     identity = now.identity
@@ -403,48 +406,17 @@ def _restricted(query: _Query, now: Transaction) -> _Query:
     return query.where(or_(own, _B.c.namespace.in_(scopes), full.in_(scopes)))
 
 
-def _column(path: str) -> ColumnElement[Any] | None:
-    if path in ("namespace", "name"):
-        return _B.c[path]
-    if path in FACETS:
-        return _V.c[path]
-    top = path.split(".")[0]
-    if top not in FIELDS and path != "tag" and not path.startswith("extra."):
-        near = difflib.get_close_matches(path, [*FIELDS, "namespace", "tag"], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "ask for a field of the card, or extra.<your field>"
-        raise ConfigError(f"no card has a field {path!r}; {hint}")
-    return None
-
-
-def _in_card(now: Transaction, path: str, value: str) -> ColumnElement[bool]:
-    """Whether a field of the card is that text, or has it as its JSON. A field that a card lacks is null."""
-    keys = path.removeprefix("extra.").split(".")
-    words = {canonical_json(value), value}
-    if any('"' in key for key in keys):
-        raise ConfigError(
-            f"a search cannot ask for {path!r}, a field with a double quote in its name; rename the field"
-        )
-    if now.connection.dialect.name == "postgresql":
-        found: ColumnElement[Any] = cast(_V.c.card, JSON)
-        for key in keys:
-            found = found.op("->")(cast(key, Text))
-        return func.coalesce(cast(found, Text), "null").in_(words)
-    # Asked for twice, because SQLite gives two values as the JSON that they are in the card, and one as it likes.
-    place = "$" + "".join(f'."{key}"' for key in keys)
-    return func.json_extract(_V.c.card, place, place).in_([f"[{word},{word}]" for word in words])
-
-
-def _tags_by_version(now: Transaction, blocks: Sequence[int] | None) -> dict[tuple[int, int], tuple[str, ...]]:
-    """Tags by block and number; of those blocks, or of all."""
+def _tags_by_block(now: Transaction, blocks: Sequence[int] | None) -> dict[int, tuple[tuple[str, int], ...]]:
+    """Tags with the numbers that they point at, by block and sorted; of those blocks, or of all."""
     # Not "!=", for which no database uses an index.
     others = or_(_T.c.tag < LATEST, _T.c.tag > LATEST)
-    query = select(_T.c.block, _T.c.number, _T.c.tag).where(others, _held(now, _T))
+    query = select(_T.c.block, _T.c.tag, _T.c.number).where(others, held(now, _T))
     if blocks is not None:
         query = query.where(_T.c.block.in_(blocks))
-    found: dict[tuple[int, int], tuple[str, ...]] = {}
-    for block, number, tag in now.connection.execute(query):
-        found[block, number] = (*found.get((block, number), ()), tag)
-    return {version: tuple(sorted(tags)) for version, tags in found.items()}
+    found: dict[int, list[tuple[str, int]]] = {}
+    for block, tag, number in now.connection.execute(query):
+        found.setdefault(block, []).append((tag, number))
+    return {block: tuple(sorted(pairs)) for block, pairs in found.items()}
 
 
 def _uses_by_block(now: Transaction, blocks: Sequence[int] | None) -> dict[int, tuple[int, int]]:

@@ -156,9 +156,11 @@ def test_the_experts_are_listed_with_what_tells_them_apart(client: TestClient):
     found = client.get("/api/experts").json()
     law = next(one for one in found["blocks"] if one["name"] == "law")
     assert (law["number"], law["state"], law["base_name"], law["uses"]) == (4, "activated", "tiny", 1)
+    assert (law["tags"], law["other_tags"]) == ([], {"prod": 2})
     assert found["total"] == 5 + len(NASTY)
     text = client.get("/experts").text
     assert ">law</bdi></a>" in text and ">team:legal/secret contract</bdi></a>" in text and law["digest"][:12] in text
+    assert '<span class="tag"><bdi>prod</bdi>@2</span>' in text
 
 
 @pytest.mark.parametrize(

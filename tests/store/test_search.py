@@ -41,6 +41,13 @@ WANTED = [
     ({"extra.team": "t1", "recipe.steps": "100"}, {"law"}),
     ({"extra.team": "t1", "recipe.steps": "1"}, set()),
     ({"extra.team": "t1", "domain": "domain of law"}, {"law"}),
+    ({"version": "2"}, {"law"}),
+    ({"version": "1", "uses": "0", "last used": "", "expires": "", "state": "generated"}, {"finance"}),
+    ({"name": "shared/law", "tags": "trial, prod@1, stable@1"}, {"law"}),
+    ({"name": "team:x/law"}, set()),
+    ({"tags": "stable@2"}, set()),
+    ({"tags": ""}, {"finance", "medicine"}),
+    ({"digest": "0"}, set()),
 ]
 
 
@@ -76,10 +83,10 @@ def test_a_field_that_no_card_can_have_is_refused(bank: Bank):
 def test_a_list_is_in_the_order_of_names_with_the_tags_of_the_latest_version(bank: Bank):
     with bank.ledger.reading() as now:
         lines = catalogue.listing(now)
-    assert [(line.name, line.number, line.tags) for line in lines] == [
-        ("finance", 1, ()),
-        ("law", 2, ("trial",)),
-        ("medicine", 1, ()),
+    assert [(line.name, line.number, line.tags, line.other_tags) for line in lines] == [
+        ("finance", 1, (), ()),
+        ("law", 2, ("trial",), (("prod", 1), ("stable", 1))),
+        ("medicine", 1, (), ()),
     ]
     with bank.at(5).ledger.reading() as then:  # three blocks and two tags later
         assert [(line.name, line.number, line.tags) for line in catalogue.listing(then)] == [
