@@ -31,7 +31,7 @@ def settle(bank: Bank) -> Settled:
     """
     objects = bank.objects
     if not isinstance(objects, TieredObjects):
-        raise ConfigError("this bank has one tier; name a second place for what is archived (cold=...)")
+        raise ConfigError("this bank has one tier; name a second place for what is archived (cold=..., --cold PLACE)")
     with bank.ledger.writing() as now:
         now.require(Permission.ADMINISTER)
         rows, states = schema.versions, schema.states
