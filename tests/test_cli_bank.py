@@ -1127,6 +1127,18 @@ def test_the_first_enrolment_says_who_became_what_and_locks_nobody_out_who_made_
     assert run("names", "--as", "mallory")[0] == 3
 
 
+def test_one_of_a_kind_is_told_in_the_singular(world: World, run: Run):
+    (world.path / "one.json").write_text(json.dumps({"exact": 0.9}))
+    told = [
+        run("protect", "good", world.file("policy.json")), run("record", "law", world.file("one.json")),
+        run("use", "law"), run("use", "law", "--count", "2"), run("sweep"), run("verify", "--digests"),
+    ]  # fmt: skip
+    assert [out.split(": ")[0].split(";")[0].strip().splitlines()[-1] for _, out, _ in told] == [
+        "tag good is protected by 1 bound", "1 figure recorded for law", "law was used 1 time", "law was used 2 times",
+        "0 moves", "sound",
+    ]  # fmt: skip
+
+
 def test_a_token_is_read_from_the_environment_alone(world: World, run: Run, monkeypatch: pytest.MonkeyPatch):
     secret = json.loads(run("enrol", OWNER, "--role", "owner", "--with-token", "--json")[1])["token"]
     assert run("names")[2].startswith(

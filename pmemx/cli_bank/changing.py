@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pmemx.cli_bank.opening import open_bank, open_existing
-from pmemx.cli_bank.printing import print_json, print_line, print_table
+from pmemx.cli_bank.printing import counted, print_json, print_line, print_table
 from pmemx.cli_bank.verbs import REFERENCE, Verbs, add_message, add_reason
 from pmemx.core.errors import AccessDenied, ConfigError, PmemxError, StorageError
 from pmemx.exit_codes import DONE
@@ -134,7 +134,7 @@ def _use(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"reference": name, "uses": options.count})
     else:
-        print_line(f"{name} was used {options.count} times")
+        print_line(f"{name} was used {counted(options.count, 'time')}")
     return DONE
 
 
@@ -149,7 +149,7 @@ def _record(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"recorded": sorted(values), "falls": [asdict(fall) for fall in falls]})
     else:
-        print_line(f"{len(values)} figures recorded for {name}")
+        print_line(f"{counted(len(values), 'figure')} recorded for {name}")
         for fall in falls:
             now = "is withdrawn" if fall.now is None else f"points at version {fall.now}"
             print_line(f"tag {fall.tag} {now}: {fall.reason}")

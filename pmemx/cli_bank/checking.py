@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from pmemx.cli_bank.opening import open_bank, place
-from pmemx.cli_bank.printing import print_json, print_line
+from pmemx.cli_bank.printing import counted, print_json, print_line
 from pmemx.cli_bank.verbs import REFERENCE, Verbs
 from pmemx.exit_codes import DONE, FINDING
 
@@ -57,7 +57,7 @@ def _verify(options: argparse.Namespace) -> int:
         with bank.ledger.reading() as now:
             blocks, (seq, head) = len(catalogue.listing(now)), now.head
         what = "every byte as its digest says" if options.digests else "every byte as it was written"
-        print_line(f"sound: {blocks} blocks, {what}, {seq} entries up to {head}")
+        print_line(f"sound: {counted(blocks, 'block')}, {what}, the journal up to entry {seq} ({head})")
     else:
         print_line(f"{place(options)} holds no block")
     return FINDING if found else DONE

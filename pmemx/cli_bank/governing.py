@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pmemx.cli_bank.changing import read_json
 from pmemx.cli_bank.confirming import confirm
 from pmemx.cli_bank.opening import open_bank, open_existing, place
-from pmemx.cli_bank.printing import print_json, print_line, print_table
+from pmemx.cli_bank.printing import counted, print_json, print_line, print_table
 from pmemx.cli_bank.verbs import Verbs, add_reason, add_yes
 from pmemx.core.access import EVERYTHING, Permission, Purpose, Role
 from pmemx.exit_codes import DONE, REFUSED
@@ -176,7 +176,7 @@ def _protect(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"tag": options.tag, "bounds": [asdict(bound) for bound in policy.bounds]})
     else:
-        print_line(f"tag {options.tag} is protected by {len(policy.bounds)} bounds")
+        print_line(f"tag {options.tag} is protected by {counted(len(policy.bounds), 'bound')}")
     return DONE
 
 

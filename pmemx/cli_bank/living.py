@@ -4,7 +4,7 @@ import argparse
 
 from pmemx.cli_bank.confirming import confirm
 from pmemx.cli_bank.opening import open_existing
-from pmemx.cli_bank.printing import print_json, print_line, print_table
+from pmemx.cli_bank.printing import counted, print_json, print_line, print_table
 from pmemx.cli_bank.verbs import REFERENCE, Verbs, add_reason, add_yes
 from pmemx.exit_codes import DONE, REFUSED
 
@@ -138,7 +138,7 @@ def _sweep(options: argparse.Namespace) -> int:
     if moves:
         columns = ("block", "from", "to", "trigger")
         print_table(columns, [(str(m.name), m.before.value, m.after.value, m.trigger.value) for m in moves])
-    print_line(_summary(options, len(moves), "moves", "to do"))
+    print_line(_summary(options, len(moves), counted(len(moves), "move"), "to do"))
     return DONE
 
 
@@ -152,12 +152,13 @@ def _collect(options: argparse.Namespace) -> int:
         return DONE
     if found:
         print_table(("object", "bytes", "reason"), [(item.name, item.size, item.reason) for item in found])
-    print_line(_summary(options, len(found), f"objects, {sum(item.size for item in found)} bytes", "to delete"))
+    what = f"{counted(len(found), 'object')}, {counted(sum(item.size for item in found), 'byte')}"
+    print_line(_summary(options, len(found), what, "to delete"))
     return DONE
 
 
 def _summary(options: argparse.Namespace, count: int, what: str, verb: str) -> str:
-    return f"{count} {what}" + ("" if options.yes or not count else f" {verb}; nothing was changed, --yes does it")
+    return what + ("" if options.yes or not count else f" {verb}; nothing was changed, --yes does it")
 
 
 def _settle(options: argparse.Namespace) -> int:
@@ -167,5 +168,5 @@ def _settle(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"cooled": list(settled.cooled), "warmed": list(settled.warmed)})
     else:
-        print_line(f"{len(settled.cooled)} objects went to {options.cold}, {len(settled.warmed)} came back")
+        print_line(f"{counted(len(settled.cooled), 'object')} went to {options.cold}, {len(settled.warmed)} came back")
     return DONE

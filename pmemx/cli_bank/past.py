@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pmemx.cli_bank.confirming import confirm
 from pmemx.cli_bank.opening import moment, open_bank, open_existing, place
-from pmemx.cli_bank.printing import print_json, print_line, print_table
+from pmemx.cli_bank.printing import counted, print_json, print_line, print_table
 from pmemx.cli_bank.verbs import MOMENT, Verbs, add_message, add_yes
 from pmemx.exit_codes import DONE, REFUSED
 
@@ -79,7 +79,7 @@ def _restore(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"moment": restored.moment, "changed": changed, "archived": archived})
     else:
-        print_line(f"entry {restored.moment}: {len(changed)} blocks brought back, {len(archived)} archived")
+        print_line(f"entry {restored.moment}: {counted(len(changed), 'block')} brought back, {len(archived)} archived")
     return DONE
 
 

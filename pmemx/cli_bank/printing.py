@@ -19,6 +19,11 @@ def visible(text: str) -> str:
     return "".join(_escaped(c) if hidden(c) else c for c in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, which takes an s in the plural: "1 block", "2 blocks"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def print_line(text: str) -> None:
     """One line, made visible."""
     _write(visible(text) + "\n")
