@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
@@ -11,7 +11,8 @@ SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 def word_tokenizer(words: Sequence[str], punctuation: Sequence[str], *, context: int) -> PreTrainedTokenizerFast:
     """Unigram (arXiv:1808.06226) over whole words, so that foreign text decodes to itself byte by byte.
 
-    Each word is the token "▁word", punctuation stands without the mark of a space. No text is ever unknown.
+    Each word is the token "▁word", punctuation stands without the mark of a space. No text is ever unknown. A text begins
+    with "<s>" unless add_special_tokens is false.
     context: the most tokens that the model of this tokenizer can read.
     """
     byte_tokens = tuple(f"<0x{byte:02X}>" for byte in range(256))
@@ -38,6 +39,10 @@ def word_tokenizer(words: Sequence[str], punctuation: Sequence[str], *, context:
             decoders.Replace("\n ", "\n"),
             decoders.Strip(" ", 1, 0),
         ]
+    )
+    # As every text of pre-training began: a model that reads a prompt without it answers worse.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", pieces.index("<s>"))]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -100,6 +100,14 @@ def test_every_text_of_the_world_decodes_to_itself_with_one_token_a_word(base, c
         assert len(ids) == marks + len(text.translate({ord(mark): " " for mark in PUNCTUATION}).split())
 
 
+@pytest.mark.parametrize("make", ["bundled", "new"])
+def test_a_prompt_is_read_as_it_was_trained_without_a_word_about_special_tokens(base, make):
+    tokenizer = base.tokenizer if make == "bundled" else WORDS
+    example = Example("1", "Which judge ruled on Orsted Appeal?", "")
+    assert tuple(tokenizer(example.prompt)["input_ids"]) == encode(tokenizer, example, with_document=False).ids[:-1]
+    assert tokenizer(example.prompt)["input_ids"][0] == tokenizer.bos_token_id
+
+
 @pytest.mark.parametrize(
     "text", ["Übergröße naïve", "🎉 wörds", " two  spaces ", "\n\n a\n", "tab\tbed", "Arden's; x_y"]
 )
