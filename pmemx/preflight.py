@@ -3,7 +3,7 @@
 import inspect
 import re
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -33,13 +33,23 @@ def check(config: DictConfig, known: Collection[str] = ()) -> None:
     without a value, a stage that the plan names and the config does not hold, a setting at the root that nothing reads.
     Raises StorageError or AccessDenied where the run may not write its folder or the store of a stage that puts blocks.
     """
-    misfits = list(dict.fromkeys(_Walk(config, known).run()))
-    if misfits:
-        count = "a misfit" if len(misfits) == 1 else f"{len(misfits)} misfits"
-        raise ConfigError("\n  ".join((f"{count} between the config and the code:", *misfits)))
+    _refuse(_Walk(config, known).run())
     check_writable(Path(str(config.run_folder)))
     for store in _written(config):
         store.check_writable()
+
+
+def check_settings(config: DictConfig, expected: Mapping[str, Any]) -> None:
+    """The same for some settings alone, by dotted path, with the type that each must have."""
+    walk = _Walk(config)
+    _refuse(misfit for path, kind in expected.items() for misfit in walk.node(walk.at(path), path, kind))
+
+
+def _refuse(found: Iterable[str]) -> None:
+    misfits = list(dict.fromkeys(found))
+    if misfits:
+        count = "a misfit" if len(misfits) == 1 else f"{len(misfits)} misfits"
+        raise ConfigError("\n  ".join((f"{count} between the config and the code:", *misfits)))
 
 
 def _written(config: DictConfig) -> Iterator[Store]:

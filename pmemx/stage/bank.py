@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from pmemx.core.atomic import write_whole
 from pmemx.core.bank import BankShape, ExpertBank
-from pmemx.core.errors import ConfigError, IncompatibleBlock
+from pmemx.core.errors import ConfigError, CorruptBlock, IncompatibleBlock
 from pmemx.core.gate import ContextGate, DetectorGate, ExampleGate, Gate, SearchedGate, SiteExampleGate, SiteGate
 from pmemx.core.store import Store
 
@@ -84,9 +85,12 @@ def save_gate(gate: Gate, folder: Path, name: str, learnt: Learnt | None = None)
 
 
 def gate_learnt(folder: Path, name: str) -> Learnt | None:
-    """How a gate of this run was learnt; None where it was not, or where nobody noted how."""
+    """How a gate of this run was learnt; None where it was not, or where nobody noted how as this version does."""
     path = folder / f"{name}.json"
-    return _learnt_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    try:
+        return _learnt_of(_read_card(path), name) if path.exists() else None
+    except (CorruptBlock, IncompatibleBlock):
+        return None
 
 
 def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str, *, versions: Sequence[str] = ()) -> Gate:
@@ -105,21 +109,21 @@ def load_gate(factory: GateFactory, shape: BankShape, folder: Path, name: str, *
             f"gate {name!r} is not trained in this run ({folder}); put train_gate before evaluate in the plan, "
             f"and the gate among stage.train_gate.gates"
         )
-    trained, here = json.loads(path.read_text(encoding="utf-8")), _card(gate)
+    trained, here = _read_card(path), _card(gate)
     for fact, value in here.items():
         if trained.get(fact) != value:
             raise IncompatibleBlock(
                 f"gate {name!r} was trained for {fact} {_unlike(trained.get(fact), value)}, "
                 f"but here that is {_unlike(value, trained.get(fact))}; train it again"
             )
-    learnt = _learnt_of(trained)
+    learnt = _learnt_of(trained, name)
     if versions and learnt is not None and learnt.experts and learnt.experts != tuple(versions):
         pairs = zip(shape.experts, learnt.experts, versions, strict=True)
         raise IncompatibleBlock(
             f"gate {name!r} was trained over other versions of {', '.join(e for e, old, new in pairs if old != new)}; put "
             f"train_gate before evaluate in the plan, which trains it again"
         )
-    state = load_file(folder / f"{name}.safetensors")
+    state = _read_state(folder / f"{name}.safetensors")
     for key in gate.example_rows if isinstance(gate, DetectorGate) else ():
         if key in state:
             gate.register_buffer(key, torch.zeros_like(state[key]))
@@ -147,9 +151,31 @@ def _card(gate: Gate) -> dict[str, object]:
     }
 
 
-def _learnt_of(card: Mapping[str, Any]) -> Learnt | None:
+def _read_card(path: Path) -> Mapping[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CorruptBlock(f"{path} is not JSON (line {error.lineno}: {error.msg}); train the gate again") from None
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise CorruptBlock(f"{path} holds no state of a gate ({error}); train the gate again") from error
+
+
+def _learnt_of(card: Mapping[str, Any], name: str) -> Learnt | None:
     found = card.get("learnt")
-    return Learnt(**found | {"experts": tuple(found.get("experts", ()))}) if found else None
+    if not found:
+        return None
+    known = {field.name for field in fields(Learnt)}
+    # Before versions of the experts were noted, a gate said nothing of them.
+    if unlike := (found.keys() | {"experts"}) ^ known:
+        raise IncompatibleBlock(
+            f"gate {name!r} was saved by another version of pmemx: it differs in {', '.join(sorted(unlike))}; train it again"
+        )
+    return Learnt(**found | {"experts": tuple(found.get("experts", ()))})
 
 
 def _unlike(value: object, other: object) -> object:

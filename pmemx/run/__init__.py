@@ -1,0 +1,1 @@
+"""Whole runs: opening what a finished one made."""
