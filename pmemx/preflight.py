@@ -41,7 +41,7 @@ def check(config: DictConfig, known: Collection[str] = ()) -> None:
 
 def check_settings(config: DictConfig, expected: Mapping[str, Any]) -> None:
     """The same for some settings alone, by dotted path, with the type that each must have."""
-    walk = _Walk(config)
+    walk = _Walk(config, ())
     _refuse(misfit for path, kind in expected.items() for misfit in walk.node(walk.at(path), path, kind))
 
 

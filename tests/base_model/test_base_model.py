@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,13 @@ def test_a_prompt_is_read_as_it_was_trained_without_a_word_about_special_tokens(
     example = Example("1", "Which judge ruled on Orsted Appeal?", "")
     assert tuple(tokenizer(example.prompt)["input_ids"]) == encode(tokenizer, example, with_document=False).ids[:-1]
     assert tokenizer(example.prompt)["input_ids"][0] == tokenizer.bos_token_id
+
+
+def test_the_bundled_model_reads_no_question_in_words_that_its_world_lacks(base, corpus):
+    judges = [e for e in corpus.domain("law").test if e.prompt.startswith("Which judge ruled on")]
+    assert len(judges) == 8 and exact_match(base, judges, with_document=True) == 1.0
+    foreign = [replace(e, prompt=e.prompt.replace("Which judge ruled on", "Who ruled on")) for e in judges]
+    assert exact_match(base, foreign, with_document=True) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from pmemx.base_model.bundled import FOLDER
 from pmemx.core.bank import ExpertBank
-from pmemx.core.event import Action
 from pmemx.core.evidence import Evidence
 from pmemx.runtime.attach import attached
 from pmemx.store.governed import GovernedStore
-from pmemx.store.journal import Journal
-from pmemx.store.members import Members
 
 ROOT = Path(__file__).parents[2]
 BANK = "outputs/smoke/bank_seed0"
@@ -59,7 +55,7 @@ def test_a_smoke_run_says_that_it_is_one_wherever_it_shows_a_number(folder):
 
 def test_what_the_run_measured_of_each_version_is_kept_with_it_and_shown(folder):
     figures = json.loads((folder / "first" / "record.json").read_text())["figures"]
-    bank = str(folder / "outputs" / "bank")
+    bank = str(folder / BANK)
     expert, adapter = (
         json.loads(pmemx(folder, "bank", "--bank", bank, "show", name, "--json"))["standing"]["scores"]
         for name in ("law", "sequential@2")
@@ -122,30 +118,6 @@ def test_what_is_distilled_already_is_not_distilled_again(folder):
     assert [version.number for version in store.history("law")] == [1]
     pmemx(folder, "run", "experiments=quickstart", "scale=smoke", "plan=[distill]", "trainer.lr=0.001")
     assert [version.number for version in store.history("law")] == [1, 2]
-
-
-def test_the_verbs_of_the_readme_run_from_top_to_bottom_by_one_person(folder, tmp_path):
-    shutil.copytree(folder / "outputs" / "bank", tmp_path / "bank")
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Govern a bank")[2]
-    lines = section.split("```")[1].strip().splitlines()
-    assert lines[-1].startswith("pmemx bank serve ")  # which does not end by itself
-    script = "\n".join(("set -e", f'pmemx() {{ "{sys.executable}" -m pmemx.cli "$@"; }}', *lines[:-1]))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PMEMX_BANK": str(tmp_path / "bank")}
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout[-2000:]
-    bank = GovernedStore(tmp_path / "bank").bank
-    # Bash stops at no failure in front of "&&": that every step was taken, the bank tells.
-    assert (bank.tags("law"), bank.tags("sequential")) == ({"stable": 1}, {})
-    assert [version.restores for version in bank.history("sequential")] == [None, None, None, 2, 3]
-    assert [(member.name, len(member.grants)) for member in Members(bank).list()] == sorted(
-        [("ada", 1), ("eve", 1), (bank.ledger.principal, 1)]
-    )
-    assert [event.detail["to"] for event in Journal(bank).entries("law", action=Action.MOVE)] == ["generated", "frozen"]
-    assert GovernedStore(tmp_path / "outputs" / "backup").tags("law") == {"stable": 1}
-    index = json.loads((tmp_path / "outputs" / "adapters" / "index.json").read_text())
-    assert index["law"]["digest"] == bank.find("law").digest
 
 
 def test_the_report_is_made_again_from_the_records(folder):
