@@ -20,7 +20,7 @@ from pmemx.stage.build import build, did_you_mean, locate
 REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 
 
-_OF_A_RUN: dict[str, Any] = {"seed": int, "run_folder": str, "logger": dict | None, "summary": dict}
+_OF_A_RUN: dict[str, Any] = {"seed": int, "run_folder": str, "notice": str, "logger": dict | None, "summary": dict}
 """What a run takes itself, beside its plan and its stages."""
 _SEEDS = 2**32  # as many as numpy takes
 
