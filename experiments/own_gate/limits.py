@@ -34,14 +34,14 @@ from pmemx.stage.uncovered import UncoveredPrompts
 CONF = Path(__file__).parents[2] / "conf" / "data"
 OPENING = 16
 """Words of a passage that alone were shown to gates before: its opening."""
+CONFIGURED = "as configured: passages of every length, negatives"
 SETTINGS: dict[str, tuple[str, bool, dict[str, float]]] = {
-    "openings of 16 words, nothing else": ("openings", False, {"novelty": 0.0}),
-    "passages of every length": ("passages", False, {"novelty": 0.0}),
-    "... and novelty": ("passages", False, {}),
-    "... and negatives, without novelty": ("passages", True, {"novelty": 0.0}),
-    "as configured: passages, negatives, novelty": ("passages", True, {}),
+    "openings of texts, nothing else": ("openings", False, {}),
+    "passages of every length, no negatives": ("passages", False, {}),
+    CONFIGURED: ("passages", True, {}),
+    "... and novelty 0.3": ("passages", True, {"novelty": 0.3}),
 }
-"""What a gate is shown as text of no expert, whether negatives are among it, and its settings besides the defaults."""
+"""What a gate is shown of general text, whether negatives are added, and its settings besides the defaults."""
 GERMAN = {
     "legal": [
         "Welches Recht gilt für diesen Vertrag?",
@@ -79,8 +79,12 @@ def main() -> None:
     base = HfBaseModel(path=options.base).load()
     corpus = corpus_of(options.data, base)
     bench = Bench(base, corpus, options.questions)
-    rows = {name: bench.measured(*setting) for name, setting in SETTINGS.items()}
-    rows["as configured: passages, negatives, novelty"] |= bench.rewritten(Path(options.data) / "general")
+    rows: dict[str, dict[str, Figure]] = {}
+    for name, (general, negatives, settings) in SETTINGS.items():
+        gate = bench.taught(general, negatives, settings)
+        rows[name] = bench.measured(gate)
+        if negatives:
+            rows[name] |= bench.rewritten(gate, Path(options.data) / "general")
     for name, figures in rows.items():
         for what, found in figures.items():
             print(f"{name:45} {what:40} {found.value:.3f} [{found.low}, {found.high}] of {found.n}")
@@ -103,11 +107,9 @@ class Bench:
         self.names = [domain.name for domain in corpus.domains]
         self.asked = {domain.name: domain.test[:questions] for domain in corpus.domains}
         self.table: Tensor = base.model.get_input_embeddings().weight.detach()
-        self.gate: TrackingGate | None = None
 
-    def measured(self, general: str, negatives: bool, settings: dict[str, float]) -> dict[str, Figure]:
-        """A gate so taught: own prompts right, each domain while its expert is barred, general text by length."""
-        gate = self.gate = self.taught(general, negatives, settings)
+    def measured(self, gate: TrackingGate) -> dict[str, Figure]:
+        """Own prompts right, each domain while its expert is barred, general text by length."""
         found: dict[str, Figure] = {}
         right = {name: self.choices(gate, self.prompts(rows)) for name, rows in self.asked.items()}
         groups = {name: [row.group or row.id for row in rows] for name, rows in self.asked.items()}
@@ -127,10 +129,9 @@ class Bench:
             )
         return found
 
-    def rewritten(self, general: Path) -> dict[str, Figure]:
-        """The last gate on held-out prompts that are written otherwise, and on other text than it was shown."""
-        gate, found = self.gate, {}
-        assert gate is not None
+    def rewritten(self, gate: TrackingGate, general: Path) -> dict[str, Figure]:
+        """On held-out prompts that are written otherwise, and on other text than the gate was shown."""
+        found: dict[str, Figure] = {}
         for words, rewrite in REWRITES.items():
             parts, to_none = [], []
             for number, rows in enumerate(self.asked.values(), start=1):
@@ -161,7 +162,11 @@ class Bench:
         width = self.table.shape[1]
         gate = TrackingGate(BankShape(tuple(self.names), {"site": width}, width), **settings)  # type: ignore[arg-type]
         none = self.corpus.general
-        texts = [opening(row) for row in none.train] if general == "openings" else [row.prompt for row in none.train]
+        if general == "openings":
+            first = {row.group: row for row in reversed(none.train)}
+            texts = [opening(row) for row in first.values()]
+        else:
+            texts = [row.prompt for row in none.train]
         if negatives and self.corpus.negatives is not None:
             texts += [row.prompt for row in self.corpus.negatives.train]
         shown = {0: [self.encoded(text) for text in texts]}

@@ -33,10 +33,11 @@ class TrackingGate(DetectorGate):
     from no expert's leaves a weight open, it is that of a likelihood, and the evidence of experts that never met in training
     compares. One that joins later changes no number of the others.
 
-    A phrase that none of the expert's examples holds speaks against it, whatever domain it is of: by `novelty` times the
-    logarithm of how often a phrase of an expert's example is in no other example of it (Good and Turing's estimate of what
+    With `novelty` above 0, a phrase that none of the expert's examples holds speaks against it, whatever domain it is of: by
+    `novelty` times the logarithm of how often a phrase of an expert's example is in no other example of it (Good and Turing's estimate of what
     is still unseen, doi:10.1093/biomet/40.3-4.237) over how often a phrase of no expert's text is in none of them. So a text of
-    another kind than all examples goes to no expert, though nothing like it was among the examples of no expert.
+    another kind than all examples goes to no expert, though nothing like it was among the examples of no expert. This takes
+    prompts to be worded like the examples: what is asked in other words than all of them goes to no expert as well.
 
     What tokens say becomes a decision by FixedShare (hold, turn, none). Examples of no expert that look like an expert's (the same
     questions about something it does not know) are what teaches a detector to say "none".
@@ -55,7 +56,7 @@ class TrackingGate(DetectorGate):
         buckets: int = 32768,
         l2: float = 0.02,
         likelihood: float = 0.1,
-        novelty: float = 0.3,
+        novelty: float = 0.0,
         hold: float = 64.0,
         turn: float = 0.9,
         none: float = 0.5,
