@@ -173,8 +173,11 @@ def unsynced(lines: list[str]) -> Iterator[str]:
 
 
 def random_kills(bank: Bank, num_kills: int, seed: int) -> Iterator[list[str]]:
-    """What is wrong with a bank after each of some kills of its writer, each at a random moment."""
-    draw, before = random.Random(seed), 0
+    """What is wrong with a bank after each of some kills of its writer, each at a random moment.
+
+    How many steps a writer reports before its kill is drawn. How far it comes in the moment after is left to the machine.
+    """
+    draw, reported, before = random.Random(seed), 0, 0
     for _ in range(num_kills):
         child = Child(perform, bank, endless, SOUND)
         child.go()
@@ -185,8 +188,8 @@ def random_kills(bank: Bank, num_kills: int, seed: int) -> Iterator[list[str]]:
         assert last is None, last
         expected = [after_pairs(before + seen + done), after_pairs(before + seen + done + 1)]
         yield faults_seen_by_another(bank, expected)
-        before = len(bank.history("law")) if "law" in bank.names() else 0
-    assert before >= num_kills // 2, "the writers were killed before they wrote"
+        before, reported = len(bank.history("law")) if "law" in bank.names() else 0, reported + seen
+    assert before >= reported > 0
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_bank(memory: Path) -> None:

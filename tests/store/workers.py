@@ -146,6 +146,9 @@ def commit_one(line: socket.socket, bank: Bank, name: str) -> None:
 # ----------------------------------------------------------------------------------------------------- many at one bank
 
 
+PATIENCE = 3600
+"""Seconds without a report after which a child counts as stuck: no machine is that slow."""
+
 KINDS = ("increment", "commit", "tag", "rollback", "transaction")
 
 
@@ -208,7 +211,7 @@ class Child:
 
     def __init__(self, task: Callable[..., None], *arguments: Any) -> None:
         self._line, theirs = socket.socketpair()
-        self._line.settimeout(100)
+        self._line.settimeout(PATIENCE)
         with theirs:
             socket.send_fds(_nursery(), [pickle.dumps((task, arguments))], [theirs.fileno()])
         self._reports = self._line.makefile("rb")
