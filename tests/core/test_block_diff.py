@@ -15,6 +15,7 @@ from pmemx.core.block import BlockCard, CapabilityBlock, LoraFactors
 from pmemx.core.block_diff import BlockDiff, SiteDiff, diff
 from pmemx.core.card_diff import Change
 from pmemx.core.errors import IncompatibleBlock
+from tests.rounding import rounding
 
 WIDTH_IN, WIDTH_OUT = 30, 20
 
@@ -166,9 +167,21 @@ SITES = [
 ]
 
 
+def angles_between(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Between the column spaces, smallest first, each from its sine and its cosine (Björck and Golub 1973).
+
+    scipy.linalg.subspace_angles takes one of the two: beside right angles it gives 2e-8 for zero.
+    """
+    large, small = sorted((scipy.linalg.orth(one), scipy.linalg.orth(other)), key=lambda basis: -basis.shape[1])
+    cosines = np.linalg.svd(large.T @ small, compute_uv=False)
+    sines = np.linalg.svd(small - large @ (large.T @ small), compute_uv=False)
+    return np.arctan2(sines[::-1], cosines)
+
+
 @pytest.mark.parametrize("index", range(len(SITES)))
 def test_agrees_with_the_dense_updates(index):
-    """To 1e-12: norms and distance relative, cosine and angles absolute (found: 5e-15 at most)."""
+    """Norms and distance relative, cosine and angles absolute; directions turn with the condition of an update, 41 at most."""
+    allowed = rounding(41, WIDTH_IN, torch.float64)
     ranks, dtypes, scales = SITES[index]
     before = update(ranks[0], index, scale=scales[0], dtype=dtypes[0])
     if index < 5:
@@ -183,16 +196,16 @@ def test_agrees_with_the_dense_updates(index):
     one, other = (u.scale * (u.B.double().numpy() @ u.A.double().numpy()) for u in (before, after))
     site = of(before, after)
     assert site.ranks == ranks
-    assert site.norms == pytest.approx((np.linalg.norm(one), np.linalg.norm(other)), rel=1e-12)
-    assert site.distance == pytest.approx(np.linalg.norm(other - one), rel=1e-12)
+    assert site.norms == pytest.approx((np.linalg.norm(one), np.linalg.norm(other)), rel=allowed)
+    assert site.distance == pytest.approx(np.linalg.norm(other - one), rel=allowed)
     cosine = (one * other).sum() / (np.linalg.norm(one) * np.linalg.norm(other))
-    assert site.cosine == pytest.approx(cosine, abs=1e-12)
+    assert site.cosine == pytest.approx(cosine, abs=allowed)
     for angles, expected in (
-        (site.angles, scipy.linalg.subspace_angles(one, other)),
-        (site.angles_in, scipy.linalg.subspace_angles(one.T, other.T)),
+        (site.angles, angles_between(one, other)),
+        (site.angles_in, angles_between(one.T, other.T)),
     ):
         assert len(angles) == len(expected) == min(*ranks, WIDTH_OUT)
-        assert angles == pytest.approx(expected[::-1], abs=1e-12)
+        assert angles == pytest.approx(expected, abs=allowed)
 
 
 def test_directions_beyond_the_numerical_rank_have_no_angle():
@@ -285,7 +298,8 @@ def test_any_diff_survives_json(seed, ranks):
 
 def test_never_forms_the_dense_update():
     """At 60,000 by 60,000 that would be 29 GB."""
+    allowed = rounding(1, 60_000, torch.float64)
     wide = LoraFactors(torch.ones(2, 60_000), torch.ones(60_000, 2), 0.5)
     site = of(wide, LoraFactors(wide.A, wide.B, 1.0))
-    assert site.norms == pytest.approx((60_000.0, 120_000.0), rel=1e-12)
-    assert site.distance == pytest.approx(60_000.0, rel=1e-12) and len(site.angles) == 1
+    assert site.norms == pytest.approx((60_000.0, 120_000.0), rel=allowed)
+    assert site.distance == pytest.approx(60_000.0, rel=allowed) and len(site.angles) == 1

@@ -7,6 +7,7 @@ from pmemx.core.grown import grown
 from pmemx.gate.lora_hub import LoraHubGate
 from pmemx.runtime.attach import attached
 from pmemx.select.raw import Raw
+from tests.rounding import rounding
 
 WEIGHTS = torch.tensor([0.5, -1.5, 0.0, 0.25, 1.0, 0.0, -0.75, 1.5])
 
@@ -30,7 +31,10 @@ def test_is_one_expert_of_weighted_factors(llama, bank, ids):
         ours = routed.model(input_ids=ids).logits
         handle.remove()
         (x, out), *_ = seen
-        assert (out - (x @ site.weight.T + x @ A.T @ B.T)).abs().max() < 1e-5
+        allowed = rounding(
+            (x.abs() @ site.weight.T.abs() + x.abs() @ A.T.abs() @ B.T.abs()).max(), sum(A.shape) + len(WEIGHTS)
+        )
+        assert (out - (x @ site.weight.T + x @ A.T @ B.T)).abs().max() <= allowed
     with torch.no_grad(), attached(llama, bank, weights=WEIGHTS, mixing="before") as routed:
         assert (routed.model(input_ids=ids).logits - ours).abs().max() < 1e-5
 

@@ -13,6 +13,7 @@ from pmemx.runtime.attach import attached
 from pmemx.select.softmax import Softmax
 from pmemx.select.top_k import TopK
 from tests.gate.conftest import copied
+from tests.rounding import rounding
 
 
 def peft_model(llama, folders, layerwise, depth):
@@ -81,7 +82,8 @@ class TestPeft:
             grad = expected[name].grad
             if layerwise and name.startswith(f"{len(gate.layers) - 1}."):
                 grad = grad.unflatten(0, (len(order), -1))[order].flatten(0, 1)
-            assert (parameter.grad - grad).norm() / grad.norm() < 1e-6
+            # Every token of the batch adds its own part to the gradient.
+            assert (parameter.grad - grad).norm() <= rounding(grad.norm(), ids.numel())
 
 
 def test_no_expert_scores_a_constant_where_it_may_be_chosen():
