@@ -11,6 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 
+# Bases with quantised weights need these. They print at every import of PEFT, so only pytest finds them (pyproject.toml).
+QUANTISED := bitsandbytes torchao
+
 export HF_HUB_OFFLINE = 1
 export OMP_NUM_THREADS ?= 1
 
@@ -51,4 +54,5 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@echo "Installing pmemx and what its tests need into $(VENV): once, a few minutes, mostly PyTorch ..."
 	@$(PIP) -e ".[dev]"
+	@$(PIP) --upgrade --no-deps --target $(VENV)/quantised $(QUANTISED)
 	@touch $@ $(VENV)/.installed

@@ -66,3 +66,13 @@ def test_the_licence_is_apache_2_and_stated_so():
 def test_lightning_is_pinned_past_its_malicious_releases():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "lightning>=2.6.6,<2.7" in project["dependencies"]
+
+
+def test_the_libraries_of_a_run_print_nothing_at_import(tmp_path: Path):
+    """Of what the tests need, torchao and bitsandbytes print whenever PEFT is imported: no command may find them."""
+    code = "import pmemx.adapter.lora, pmemx.base_model.hf, pmemx.lit.fit, pmemx.stage.plan"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == "", "an environment of before holds both: remove .venv and run make again"
