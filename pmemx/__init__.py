@@ -2,10 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pmemx.tested_versions import warn_if_untested
+
 if TYPE_CHECKING:
     from pmemx.run.load import load_run
 
 __all__ = ["load_run"]
+
+warn_if_untested()
 
 
 def __getattr__(name: str) -> Any:
