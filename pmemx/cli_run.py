@@ -112,8 +112,9 @@ def _job_of_a_sweep(arguments: list[str]) -> str:
     hydra = HydraConfig.get()
     if hydra.mode is not RunMode.MULTIRUN:
         return ""
-    # Hydra writes a deletion in another way than the command line did; none can be swept.
-    own = ", ".join(said for said in hydra.overrides.task if said not in arguments and not said.startswith("~"))
+    # Hydra writes false as False and a deletion in another way than the command line did; no deletion can be swept.
+    told = {argument.casefold() for argument in arguments}
+    own = ", ".join(said for said in hydra.overrides.task if said.casefold() not in told and not said.startswith("~"))
     return f"job {hydra.job.num} ({own}): {os.path.relpath(hydra.runtime.output_dir)}"
 
 
