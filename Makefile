@@ -18,9 +18,9 @@ PIP := $(BIN)/python $(INSTALL) -c constraints.txt
 # Bases with quantised weights need these. They print at every import of PEFT, so only pytest finds them (pyproject.toml).
 QUANTISED := bitsandbytes torchao
 # What compat runs: training, attaching, generating, merging, exporting, and the bank, on other releases.
-COMPAT := tests/adapter tests/base_model tests/contract/test_gate_contract.py tests/core/test_peft_folder.py tests/data \
-	tests/export tests/exchange/test_hub.py tests/gate tests/lit tests/merge tests/runtime tests/store/test_bank_model.py \
-	tests/test_tested_versions.py
+COMPAT := tests/adapter tests/base_model tests/contract/test_gate_contract.py tests/core/test_block_diff.py \
+	tests/core/test_peft_folder.py tests/core/test_statistics.py tests/data tests/exchange/test_hub.py tests/export tests/gate \
+	tests/library tests/lit tests/merge tests/runtime tests/store/test_bank_model.py tests/test_tested_versions.py
 
 export HF_HUB_OFFLINE = 1
 export OMP_NUM_THREADS ?= 1
@@ -73,13 +73,13 @@ compat: $(VENV)/lowest/.installed $(VENV)/highest/.installed
 
 $(VENV)/highest/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PYTHON) -m venv --clear $(@D)
-	@$(@D)/bin/python $(INSTALL) -c constraints.txt -e . pytest pytest-xdist beartype hypothesis
+	@$(@D)/bin/python $(INSTALL) -c constraints.txt -e ".[postgres,tensorboard]" pytest pytest-xdist beartype hypothesis
 	@touch $@
 
 $(VENV)/lowest/.installed: pyproject.toml pmemx/tested_versions.py $(VENV)/.installed
 	@$(PYTHON) -m venv --clear $(@D)
 	@$(BIN)/python -c 'from pmemx.tested_versions import lowest_pins; print(lowest_pins())' > $(@D)/lowest.txt
-	@$(@D)/bin/python $(INSTALL) -c $(@D)/lowest.txt -e . pytest pytest-xdist beartype hypothesis
+	@$(@D)/bin/python $(INSTALL) -c $(@D)/lowest.txt -e ".[postgres,tensorboard]" pytest pytest-xdist beartype hypothesis
 	@touch $@
 
 test-latest: $(VENV)/.installed

@@ -38,7 +38,7 @@ TESTED = {
     "hydra-core": Releases("1.3.8", "1.3.8"),
     "safetensors": Releases("0.8.0", "0.8.0"),
     "numpy": Releases("2.0.2", "2.4.6"),
-    "scipy": Releases("1.14.1", "1.17.1"),
+    "scipy": Releases("1.15.0", "1.17.1"),
     "datasets": Releases("4.0.0", "5.2.0"),
     "huggingface_hub": Releases("1.31.0", "2.4.0"),
 }
