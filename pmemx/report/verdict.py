@@ -54,6 +54,8 @@ def _abstention(run: Run) -> Iterator[Finding]:
         for facts in run.others
         if (figure := run.figure(f"routing/{run.gate}/accuracy/{facts.name}/test")) is not None
     }
+    if (away := run.figure(f"uncovered/{run.gate}/left_out/all_domains")) is not None:
+        shares["domains while their own expert is barred"] = away
     if not shares:
         return
     worst = min(shares.values(), key=lambda figure: figure.value)
