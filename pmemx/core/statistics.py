@@ -72,10 +72,12 @@ def interval(
     arXiv:1411.5279, section 5.3).
 
     bounds: the least and the greatest value that one cluster can have. Where one of them is infinite the percentiles stand
-    alone, and are short for a heavy-tailed loss on few clusters. When every cluster agrees on one value the bootstrap collapses to a point, which claims too much; with bounds the answer is then what the share w of
-    disagreeing clusters can still do, w being the Wilson bound on 0 of n clusters (for a rate of 0 or 1 this
-    is the Wilson interval on the number of clusters); None if a bound is infinite. Without bounds the point stands:
-    give none only where agreement is certain by construction.
+    alone, and are short for a heavy-tailed loss on few clusters. When every cluster of every stratum agrees with its stratum the
+    bootstrap collapses to a point, which claims too much; with bounds the answer is then what the share w of
+    disagreeing clusters can still do, w being the Wilson bound on 0 of n independent trials (for a rate of 0 or 1 this
+    is the Wilson interval on n); None if a bound is infinite. Without bounds the point stands: give none only where
+    agreement is certain by construction. n is that of an average in which each stratum counts once, whatever its size:
+    the number of clusters where strata and clusters are of one size, and less where a few clusters are a whole stratum.
 
     None where no interval can be given: a stratum with a single cluster, or a resample for which the statistic is
     not finite.
@@ -110,27 +112,65 @@ def interval(
     if bounds is None:
         return low, high
     if high - low <= 1e-12 * max(1.0, abs(low)):
-        share = wilson(0, sum(sizes), confidence=confidence)[1]
+        share = wilson(0, _trials(strata), confidence=confidence)[1]
         low, high = low - share * max(0.0, low - bounds[0]), high + share * max(0.0, bounds[1] - high)
         return (low, high) if math.isfinite(low) and math.isfinite(high) else None
     if math.isfinite(bounds[0]) and math.isfinite(bounds[1]):
-        variance = float(np.squeeze(found.standard_error)) ** 2
-        least, most = _effective_wilson(estimate(strata, statistic), variance, bounds, sum(sizes), widened)
+        variance = float(np.squeeze(found.standard_error)) ** 2 + (bounds[1] - bounds[0]) ** 2 * _unseen_variance(
+            strata
+        )
+        least, most = _effective_wilson(estimate(strata, statistic), variance, bounds, _trials(strata), widened)
         return min(low, least), max(high, most)
     return low, high
 
 
-def _effective_wilson(value: float, variance: float, bounds: Interval, clusters: int, confidence: float) -> Interval:
+def _effective_wilson(value: float, variance: float, bounds: Interval, least: float, confidence: float) -> Interval:
     """Wilson interval of a bounded value on as many independent trials as would give it this variance.
 
-    A rate varies at most as if every cluster answered alike, so there are at least as many trials as clusters. What
-    varies more is no rate, and for it the percentiles tell how far.
+    A rate varies at most as if every cluster answered alike, so there are at least `least` trials (`_trials`). What varies
+    more is no rate, and for it the percentiles tell how far.
     """
     low, width = bounds[0], bounds[1] - bounds[0]
     rate = min(max((value - low) / width, 0.0), 1.0)
-    trials = max(rate * (1 - rate) * width**2 / variance, float(clusters))
-    least, most = wilson(rate * trials, trials, confidence=confidence)
-    return low + width * least, low + width * most
+    trials = max(rate * (1 - rate) * width**2 / variance, least)
+    lower, upper = wilson(rate * trials, trials, confidence=confidence)
+    return low + width * lower, low + width * upper
+
+
+def _by_clusters(strata: Sequence[Stratum]) -> list[tuple[float, list[Stratum]]]:
+    """Strata of the very same clusters together, with their share of the average over all strata."""
+    together: dict[tuple[str, ...], list[Stratum]] = {}
+    for stratum in strata:
+        together.setdefault(stratum.clusters, []).append(stratum)
+    return [(len(of) / len(strata), of) for of in together.values()]
+
+
+def _trials(strata: Sequence[Stratum]) -> float:
+    """As many independent trials of one rate as vary like the average over strata, if the rows of a cluster agree.
+
+    Kish's effective number of each stratum's clusters, which may be of different sizes: the last column holds these.
+    """
+    total = 0.0
+    for share, (stratum, *_) in _by_clusters(strata):
+        units = np.abs(stratum.sums[-1])
+        number = units.sum() ** 2 / (units**2).sum() if units.any() else len(units)
+        total += share**2 / number
+    return 1 / total
+
+
+def _unseen_variance(strata: Sequence[Stratum]) -> float:
+    """What strata whose clusters all agree, and which a bootstrap takes for certain, add to the variance of the average.
+
+    In squared widths of the bounds; by the rule of Agresti and Coull, two clusters of four more disagree.
+    """
+    total = 0.0
+    for share, of in _by_clusters(strata):
+        units = of[0].sums[-1]
+        alike = bool(units.all()) and all(np.ptp(one.sums / units, axis=1).max() <= 1e-12 for one in of)
+        if alike:
+            number = len(units) + 4
+            total += share**2 * (2 / number) * (1 - 2 / number) / number
+    return total
 
 
 def count_clusters(strata: Sequence[Stratum]) -> int:

@@ -200,6 +200,48 @@ def test_full_agreement_gives_the_wilson_interval_on_clusters():
     assert interval([stratum(perfect * [[0], [1]])], bounds=(0.0, 1.0)) == pytest.approx(wilson(0, 12))
 
 
+def agreeing(*sizes: int, value: float = 1.0) -> list[Stratum]:
+    """Strata in which every cluster has one row of this value."""
+    return [
+        cluster_sums([f"{number}/{i}" for i in range(size)], [value] * size, [1.0] * size)
+        for number, size in enumerate(sizes)
+    ]
+
+
+def test_a_small_stratum_counts_as_much_as_a_large_one_and_is_as_uncertain_as_it_is_small():
+    """8 and 300 clusters, all right: the average is as certain as 1 / ((1/8 + 1/300) / 4) trials, not as 308."""
+    low, high = interval(agreeing(8, 300), bounds=(0.0, 1.0))
+    trials = 4 / (1 / 8 + 1 / 300)
+    assert (low, high) == pytest.approx(wilson(trials, trials))
+    assert low < 0.9
+
+
+def test_clusters_of_unequal_sizes_are_fewer_trials():
+    """One cluster of ten rows and ten of one: (20)^2 / (100 + 10) trials."""
+    groups = ["big"] * 10 + [f"small {i}" for i in range(10)]
+    stratum = cluster_sums(groups, [1.0] * 20, [1.0] * 20)
+    trials = 400 / 110
+    assert interval([stratum], bounds=(0.0, 1.0)) == pytest.approx(wilson(trials, trials))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rates"), [((6, 300), (0.95, 0.95)), ((8, 300), (0.9, 0.99)), ((8, 8, 100, 100), (0.97,) * 4)]
+)
+def test_strata_of_unequal_sizes_are_covered(sizes, rates):
+    """200 samples; a coverage of 0.95 would give fewer than 178 once in ten thousand."""
+    draw, truth, inside = np.random.default_rng(0), float(np.mean(rates)), 0
+    for _ in range(200):
+        strata = [
+            cluster_sums(
+                [f"{s}/{i}" for i in range(size)], (draw.random(size) < rate).astype(float).tolist(), [1.0] * size
+            )
+            for s, (size, rate) in enumerate(zip(sizes, rates, strict=True))
+        ]
+        low, high = interval(strata, bounds=(0.0, 1.0), resamples=400)
+        inside += low <= truth <= high
+    assert inside >= 178
+
+
 def test_agreement_without_bounds_is_a_point_and_with_infinite_ones_nothing():
     even = stratum([[2.0, 2.0], [1.0, 1.0]])
     assert interval([even]) == (2.0, 2.0)
