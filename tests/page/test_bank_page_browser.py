@@ -104,8 +104,12 @@ class Reader:
         return self.page.goto(self.address + path)
 
     def go(self, role: str, name: str | re.Pattern[str]) -> None:
-        """Click what a reader would."""
-        self.page.get_by_role(role, name=name, exact=isinstance(name, str)).first.click()
+        """Click what a reader would, and wait until the page that it leads to is there, styles included."""
+        self.follow(self.page.get_by_role(role, name=name, exact=isinstance(name, str)).first)
+
+    def follow(self, link) -> None:
+        with self.page.expect_event("load"):
+            link.click()
 
     def text(self) -> str:
         return self.page.inner_text("body")
@@ -191,7 +195,7 @@ def test_names_are_shown_and_no_script_of_theirs_runs(reader: Reader):
         reader.open("/experts")
         reader.go("link", name)
         if "expired" not in reader.page.inner_text(".lead"):
-            reader.page.locator("p.lead a").click()
+            reader.follow(reader.page.locator("p.lead a"))
             assert reader.page.locator("svg.lineage g.node").count() >= 1
     assert reader.page.locator("script, img, iframe").count() == 0
 
@@ -285,7 +289,7 @@ def test_ten_thousand_experts_are_found_and_leafed_through(browser, tmp_path: Pa
         reader.go("button", "Show")
         assert reader.page.get_by_role("rowheader").count() == 10
         reader.go("link", "block 09999")
-        reader.page.locator("p.lead a").click()
+        reader.follow(reader.page.locator("p.lead a"))
         assert reader.page.locator("svg.lineage g.node").count() == 1
         reader.go("link", "Journal")
         assert reader.page.get_by_role("rowheader").first.inner_text() == "10000"
