@@ -53,6 +53,11 @@ class ForwardArguments:
                     f"from other tokens than the model reads. Leave it out, or install a release of transformers that this "
                     f"pmemx was tested with"
                 )
+            if known == CACHE and not isinstance(value, Cache):
+                raise PmemxError(
+                    f"{self._module}.forward was given a {type(value).__name__} as {name!r}; what was decided about a prompt "
+                    f"travels in a transformers Cache alone. Give one (DynamicCache()), or leave the cache out"
+                )
             if known in found:
                 raise PmemxError(f"{self._module}.forward was given two KV caches; give one, as {self._cache_name!r}")
             found[known] = value

@@ -138,9 +138,51 @@ def test_an_argument_of_unknown_meaning_is_refused(llama, bank, ids, name):
 
 
 def test_arguments_by_position_are_named_and_none_is_no_argument(llama, ids):
-    found = ForwardArguments(llama).named((ids, None), {"past_key_values": "a cache", "seq_idx": None})
+    cache = DynamicCache()
+    found = ForwardArguments(llama).named((ids, None), {"past_key_values": cache, "seq_idx": None})
     assert found.keys() == {"input_ids", "cache"}
-    assert found["cache"] == "a cache"
+    assert found["cache"] is cache
+
+
+def test_a_cache_of_another_kind_is_refused_and_not_taken_for_none(llama, bank, ids):
+    legacy = tuple((torch.zeros(4, 2, 3, 8), torch.zeros(4, 2, 3, 8)) for _ in range(2))
+    with (
+        attached(llama, bank, gate=by_prompt(bank), select=TopK()),
+        pytest.raises(PmemxError, match=f"was given a tuple as '{CACHE}'"),
+    ):
+        llama(input_ids=ids[:, :1], **{CACHE: legacy})
+
+
+class MaskedVocabulary(LlamaForCausalLM):
+    """As a base that never says some of its tokens."""
+
+    value = float("-inf")
+
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        out.logits[..., -3:] = self.value
+        return out
+
+
+@pytest.mark.parametrize("value", [float("-inf"), torch.finfo(torch.float32).min])
+def test_a_base_that_masks_a_part_of_its_vocabulary_is_sound(value, monkeypatch):
+    monkeypatch.setattr(MaskedVocabulary, "value", value)
+    model = built(MaskedVocabulary)
+    with attached(model, eight(model), weights=[1.0] * 8):
+        pass
+
+
+def test_a_mask_hides_no_difference(monkeypatch):
+    class Both(MaskedVocabulary, ForgottenCache):
+        value = torch.finfo(torch.float32).min
+
+    model = built(Both)
+    bank = eight(model)
+    with (
+        pytest.raises(PmemxError, match="says something else with a KV cache"),
+        attached(model, bank, weights=[1.0] * 8),
+    ):
+        pass
 
 
 def test_two_caches_are_refused(llama):
