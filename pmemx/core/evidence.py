@@ -209,8 +209,8 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
     without an expert keeps its name, and the parts' rows lie in it side by side, a group of one name being one document:
     metrics ask for general text by its name, and a site's loads there are averaged over the parts.
 
-    Methods and gates that a part lacks are left out, since an average over fewer parts is no comparison: what is missing
-    from `methods` was dropped. Growth, a story of one run, is left out. The order of the parts is irrelevant.
+    Methods and gates that a part lacks are left out, and so are uncovered prompts of a gate, domain and length that a part
+    lacks, since an average over fewer parts is no comparison: what is missing from `methods` was dropped. Growth, a story of one run, is left out. The order of the parts is irrelevant.
 
     Raises DataError for no parts, and where parts disagree about the experts, or about a domain without an expert.
     """
@@ -226,6 +226,9 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
             )
     methods = set.intersection(*(set(part.methods) for part in ordered.values()))
     gates = set.intersection(*({row.gate for row in part.decisions} for part in ordered.values()))
+    shown = set.intersection(
+        *({(row.gate, row.domain, row.tokens) for row in part.uncovered} for part in ordered.values())
+    )
     same = _asked_alike(list(ordered.values()), methods, gates)
     one_text = same | {domain.name for part in ordered.values() for domain in part.domains if domain.expert is None}
     facts: dict[str, DomainFacts] = {}
@@ -255,7 +258,7 @@ def pooled(parts: Mapping[str, Evidence]) -> Evidence:
         answers += [moved(row) for row in part.answers if row.method in methods]
         decisions += [moved(row) for row in part.decisions if row.gate in gates]
         loads += [replace(row, domain=domains[row.domain]) for row in part.loads if row.gate in gates]
-        uncovered += [moved(row) for row in part.uncovered if row.gate in gates]
+        uncovered += [moved(row) for row in part.uncovered if (row.gate, row.domain, row.tokens) in shown]
     return Evidence(
         tuple(facts.values()),
         experts,

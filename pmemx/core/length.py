@@ -1,5 +1,6 @@
 """Fit a corpus to a context: what is too long is counted, and refused, dropped or cut as the user chose."""
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, Literal
 from pmemx.core.domain import Corpus, Document, Domain, Example
 from pmemx.core.encoding import encode
 from pmemx.core.errors import DataError
-from pmemx.core.passage import cut, divide
+from pmemx.core.passage import cut, divide_anywhere
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OnLong = Literal["error", "drop", "truncate"]
 _OWN_TOKENS = 8
+_FEWEST_WORDS = 16
+"""Of the prompt of a chunk of text, where the text's own has as many."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,9 @@ def _chunked(row: Example, fits: Callable[[Example], bool]) -> list[Example]:
     pieces = cut(
         f"{row.prompt} {row.response}".strip(), lambda text: fits(replace(row, document="", prompt="", response=text))
     )
-    words = len(row.prompt.split())
-    parts = [divide(piece, words) if words else ("", piece) for piece in pieces]
+    words, drawn = min(len(row.prompt.split()), _FEWEST_WORDS), random.Random(row.id)
+    # Drawn anew: the prompt of the whole may be longer than a piece.
+    parts = [divide_anywhere(piece, words, drawn) if words else ("", piece) for piece in pieces]
     group = row.group or row.id
     return [
         replace(row, id=f"{row.id}/{number}", document="", prompt=prompt, response=response, group=group)

@@ -65,8 +65,8 @@ def split_groups(
             needing = ", ".join(split for split in wanted if split not in filled)
             raise DataError(
                 f"{len(splits)} {'group is' if len(splits) == 1 else 'groups are'} too few for {needing}; add rows of "
-                f"other groups (a group is a document, else a prompt), set data.split_by=prompt, give a file for each "
-                f"split, or set the share of validation to 0"
+                f"other groups (a group is a document, else a prompt; of plain text, a text), set data.split_by=prompt for "
+                f"questions, put texts into one, give a file for each split, or set the share of validation to 0"
             )
         _, nearest = min((_distance(key, fractions[key], seed, split), key) for key in free)
         splits[nearest] = split

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmemx.core.errors import DataError
-from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence, SiteLoad
+from pmemx.core.evidence import Answer, Decision, DomainFacts, Evidence, SiteLoad, UncoveredPrompt
 from pmemx.core.metric import Figure
 from pmemx.core.record import BaseEntry, BlockEntry, CurvePoint, RunRecord, append_curve, read_curves
 
@@ -27,6 +27,7 @@ def test_evidence_survives_its_file(tmp_path_factory, answers, weight, name):
         (Decision("gate", name, "test", "1", "g", weight),),
         (SiteLoad("gate", "model.layers.0", name, weight),),
         (name,),
+        (UncoveredPrompt("gate", name, 16, "1", "g", True),),
         {"ask-1": name},
     )
     path: Path = tmp_path_factory.mktemp("evidence") / "evidence.jsonl"
