@@ -143,7 +143,12 @@ class Routed:
             self._defaults = replace(self._defaults, serial=self._defaults.serial + 1, weights=by_name)
 
     def activate(self, names: Sequence[str] | None) -> None:
-        """Let the gate choose among these experts and no expert only; None lets it choose among all again."""
+        """Let the gate choose among these experts and no expert only; None lets it choose among all again.
+
+        Where the gate's experts are independent (`choice_rows`), the others are then as if they were absent. A gate that learnt
+        its experts against one another scores the rest as before; what it would have given the others, the selection shares
+        out, or nobody gets where scores are weights (select=raw).
+        """
         if self.gate is None:
             raise PmemxError("there is no gate whose choice could be restricted; weigh the experts, or use profiles")
         for name in names or ():
