@@ -7,7 +7,6 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
-from transformers.cache_utils import Cache
 
 from pmemx.core.errors import PmemxError
 from pmemx.runtime.forward_arguments import CACHE, ForwardArguments
@@ -64,7 +63,7 @@ def _generated(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = arguments.named(args, kwargs)
         tokens = given["input_ids"].shape[1]
-        if lengths and tokens == 1 and not isinstance(given.get(CACHE), Cache):
+        if lengths and tokens == 1 and CACHE not in given:
             raise PmemxError(
                 f"`generate` continues a text, but hands {type(model).__name__}.forward no KV cache that pmemx can find "
                 f"(transformers {transformers.__version__}); use a release that this pmemx was tested with"

@@ -105,17 +105,16 @@ class Exam:
         Of a gate whose experts are independent (`choice_rows`), a barred expert is an absent one. A trained gate was trained
         with the expert, so that its share is no leave-one-out of the training.
         """
-        for name in self.bank.names:
-            others = [other for other in self.bank.names if other != name]
-            if name not in {domain.name for domain in self.corpus.domains} or not others:
+        for domain in self.corpus.domains:
+            others = [name for name in self.bank.names if name != domain.name]
+            if domain.name not in self.bank.names or not others:
                 continue
-            domain = self.corpus.domain(name)
             examples = _evenly(domain.test, prompts.questions)
             rows = [Encoded(row.ids[: row.prompt_length], row.prompt_length) for row in self._encoded(examples)]
             with routed.given(active=[others]):
                 abstained = self._abstained(routed, rows)
             self.uncovered += [
-                UncoveredPrompt(gate, name, 0, example.id, example.group or example.id, none)
+                UncoveredPrompt(gate, domain.name, 0, example.id, example.group or example.id, none)
                 for example, none in zip(examples, abstained, strict=True)
             ]
         general = self.corpus.general
